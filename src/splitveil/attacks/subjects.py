@@ -1,0 +1,122 @@
+"""What can be audited: a split model, or any callable that turns pictures into releases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from splitveil.contracts import FeatureSpec, NoiseSource
+from splitveil.errors import InputError
+from splitveil.rng import Rng
+from splitveil.split import SplitModel, evaluating
+from splitveil.threats import Grant
+
+__all__ = ["BLACK_BOX_OFFERS", "CallableSubject", "ModelSubject"]
+
+BLACK_BOX_OFFERS: frozenset[Grant] = frozenset({"query", "pairs", "labels"})
+"""What an encoder without its weights and without its cloud can offer."""
+
+
+class ModelSubject:
+    """A split model of ours: offers everything that a threat model can grant.
+
+    Args:
+        model: the whole model; `finish` stays with the edge and is never offered.
+    """
+
+    offers: frozenset[Grant] = frozenset({"weights", "architecture", "query", "pairs", "tail", "labels"})
+
+    def __init__(self, model: SplitModel) -> None:
+        self.model = model
+        self.input_shape: tuple[int, ...] = tuple(model.input_shape)
+        self.release_spec: FeatureSpec = model.release_spec
+
+    def release(self, x: Tensor, noise: NoiseSource) -> Tensor:
+        """``(n, c, h, w)`` in [0, 1] to ``(n, *r)``, through the one door."""
+        return self.model.release(x, noise=noise)
+
+    def combine(self, r: Tensor) -> Tensor:
+        """``(n, m, *r)`` to ``(n, *r)``, as the mechanism says."""
+        return self.model.mechanism.combine(r)
+
+    def tail(self, r: Tensor) -> Tensor:
+        """The cloud's part in evaluation mode, with gradient: ``(n, *r)`` to the reply."""
+        with evaluating(self.model):
+            return self.model.reply(r)
+
+    def architecture(self, rng: Rng) -> nn.Module:
+        """A head of the same architecture with fresh weights: what a shadow model starts from."""
+        with rng.scoped():
+            return fresh_copy(self.model.head)
+
+
+class CallableSubject:
+    """A black box: a function from pictures to releases, with randomness of its own.
+
+    Args:
+        release: ``(n, c, h, w)`` float32 in [0, 1] to ``(n, *r)``.
+        input_shape: ``(c, h, w)``.
+        release_spec: of r; None to find it by a call.
+
+    Raises:
+        InputError: the function returns something else than one release per picture.
+
+    Example:
+        >>> CallableSubject(lambda x: x.flatten(1), (1, 8, 8)).release_spec.shape
+        (64,)
+    """
+
+    offers: frozenset[Grant] = BLACK_BOX_OFFERS
+
+    def __init__(
+        self,
+        release: Callable[[Tensor], Tensor],
+        input_shape: Sequence[int],
+        release_spec: FeatureSpec | None = None,
+    ) -> None:
+        self._release = release
+        self.input_shape: tuple[int, ...] = tuple(input_shape)
+        self.release_spec: FeatureSpec = release_spec if release_spec is not None else self._probe()
+
+    def _probe(self) -> FeatureSpec:
+        return FeatureSpec.of(self._call(torch.zeros(2, *self.input_shape)).shape[1:])
+
+    def _call(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            r = self._release(x)
+        if not isinstance(r, Tensor) or not r.is_floating_point() or r.ndim < 2 or len(r) != len(x):
+            got = f"{tuple(r.shape)} of {r.dtype}" if isinstance(r, Tensor) else type(r).__name__
+            raise InputError(
+                f"expected a float tensor with {len(x)} rows from the callable, got {got}: "
+                "return one release per picture"
+            )
+        return r.detach().to(torch.float32)
+
+    def release(self, x: Tensor, noise: NoiseSource) -> Tensor:
+        """``(n, c, h, w)`` to ``(n, *r)``, float32; the callable draws noise of its own, so `noise` is not used."""
+        r = self._call(x)
+        self.release_spec.check(r, "r")
+        return r
+
+    def combine(self, r: Tensor) -> Tensor:
+        """The mean: nothing is known about the mechanism."""
+        return r.mean(dim=1)
+
+
+def fresh_copy(module: nn.Module) -> nn.Module:
+    """A module of the same classes and sizes whose learned values are drawn anew.
+
+    A parameter outside the standard layers becomes normal noise of standard deviation 0.02; a buffer without a reset
+    of its own (the normalisation of pictures) counts as architecture and is kept.
+    """
+    copied = deepcopy(module)
+    for child in copied.modules():
+        for parameter in child.parameters(recurse=False):
+            nn.init.normal_(parameter, std=0.02)
+        reset = getattr(child, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return copied

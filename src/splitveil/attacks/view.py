@@ -1,0 +1,253 @@
+"""What an attacker holds: a capability, so that cheating takes intent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from splitveil.attacks.subjects import ModelSubject
+from splitveil.contracts import FeatureSpec, NoiseSource, NoiseSpec, Subject, View
+from splitveil.data.loader import Pictures
+from splitveil.errors import ContractError, InputError, ThreatModelError
+from splitveil.noise import SeededNoise
+from splitveil.rng import Rng
+from splitveil.split import evaluating
+from splitveil.threats import Grant, ThreatModel
+
+__all__ = ["AttackerView", "AuxiliaryPictures", "attacker_view"]
+
+
+class AuxiliaryPictures:
+    """The attacker's own pictures, without their labels: those are a grant of their own.
+
+    Args:
+        pictures: the table on its device.
+    """
+
+    def __init__(self, pictures: Pictures) -> None:
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pictures are."""
+        return self._pictures.device
+
+    def get(self, indices: Tensor) -> Tensor:
+        """Pictures ``(m, c, h, w)``, float32 in [0, 1], at these indices."""
+        return self._pictures.get(indices)[0]
+
+    def batches(self, batch_size: int) -> Iterator[Tensor]:
+        """All pictures in order, the last batch as small as it comes."""
+        return (x for x, _ in self._pictures.batches(batch_size))
+
+
+class AttackerView:
+    """A subject as a threat model lets an attacker see it.
+
+    ```
+    subject --[ grants, budget, observations ]-- view -- Attack.fit
+    ```
+
+    Args:
+        subject: what is attacked.
+        threat: what the attacker is granted.
+        auxiliary: its own pictures; never those of the test split.
+        rng: key of the releases that are drawn once and for all, where only pairs are granted.
+
+    Raises:
+        ThreatModelError: the threat grants what the subject cannot offer.
+
+    Attributes:
+        queries: releases that were asked for.
+        progress: called with facts about an attack that is being fitted, such as one epoch's errors.
+    """
+
+    def __init__(self, subject: Subject, threat: ThreatModel, *, auxiliary: Pictures | None, rng: Rng) -> None:
+        missing = sorted(threat.grants - subject.offers)
+        if missing:
+            raise ThreatModelError(
+                f"expected a threat model within what {type(subject).__name__} offers "
+                f"({', '.join(sorted(subject.offers))}), got one that grants {', '.join(missing)} too: "
+                "drop these grants, or audit the run instead of the file"
+            )
+        self._subject, self._auxiliary, self._rng = subject, auxiliary, rng
+        self._paired: Tensor | None = None
+        self.threat = threat
+        self.input_shape: tuple[int, ...] = subject.input_shape
+        self.release_spec: FeatureSpec = subject.release_spec
+        self.queries = 0
+        self.progress: Callable[[dict[str, Any]], None] | None = None
+
+    def release(self, x: Tensor, rng: Rng) -> Tensor:
+        """Ask for releases of pictures of the attacker's choice; costs one query per picture and observation.
+
+        Args:
+            x: ``(n, c, h, w)``, float32 in [0, 1].
+            rng: key of the noise; another key, fresh noise.
+
+        Returns:
+            ``(n, *r)``, what all observations of each picture amount to.
+
+        Raises:
+            ThreatModelError: queries are not granted, or the budget is spent.
+        """
+        self._require("query")
+        self._spend(len(x))
+        return self._observe(x, lambda key: SeededNoise(key), rng)
+
+    def pairs(self, indices: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Auxiliary pictures and their releases.
+
+        An attacker who may query draws fresh releases. One who only holds pairs has a single release of each picture,
+        and asking again gives the same.
+
+        Args:
+            indices: ``(m,)`` int64, into `auxiliary`.
+            rng: key of the noise of fresh releases.
+
+        Returns:
+            Pictures ``(m, c, h, w)`` in [0, 1] and releases ``(m, *r)``.
+
+        Raises:
+            ThreatModelError: neither queries nor pairs are granted, or the budget is spent.
+        """
+        if self.threat.allows("query"):
+            x = self.auxiliary.get(indices)
+            return x, self.release(x, rng)
+        self._require("pairs")
+        x = self.auxiliary.get(indices)
+        self._spend(self._newly_paired(indices))
+        return x, self._observe(x, lambda key: _IndexedNoise(key, indices.cpu()), self._rng)
+
+    def _newly_paired(self, indices: Tensor) -> int:
+        if self._paired is None:
+            self._paired = torch.zeros(len(self.auxiliary), dtype=torch.bool)
+        before = int(self._paired.sum())
+        self._paired[indices.cpu()] = True
+        return int(self._paired.sum()) - before
+
+    def _observe(self, x: Tensor, source: Callable[[Rng], NoiseSource], rng: Rng) -> Tensor:
+        observations = self.threat.observations
+        if observations == 1:
+            return self._subject.release(x, source(rng))
+        releases = [self._subject.release(x, source(rng.child("observation", m))) for m in range(observations)]
+        return self._subject.combine(torch.stack(releases, dim=1))
+
+    def _spend(self, pictures: int) -> None:
+        budget, cost = self.threat.query_budget, pictures * self.threat.observations
+        if budget is not None and self.queries + cost > budget:
+            raise ThreatModelError(
+                f"expected at most {budget} queries, got {self.queries} and {cost} more "
+                f"({pictures} pictures x {self.threat.observations} observations): raise query_budget or ask for less"
+            )
+        self.queries += cost
+
+    @property
+    def queries_left(self) -> int | None:
+        """Queries that the budget still holds, or None without a budget."""
+        return None if self.threat.query_budget is None else self.threat.query_budget - self.queries
+
+    def simulate(self, x: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
+        """The release as a differentiable function of x, in evaluation mode: the white box, without any query.
+
+        Raises:
+            ThreatModelError: the weights are not granted.
+        """
+        model = self._white_box().model
+        with evaluating(model):
+            return model.simulate(x, noises)
+
+    @property
+    def noise_specs(self) -> tuple[NoiseSpec, ...]:
+        """The noises that `simulate` takes."""
+        return self._white_box().model.noise_specs
+
+    @property
+    def tail(self) -> Callable[[Tensor], Tensor]:
+        """What the cloud holds: ``(n, *r)`` to the reply."""
+        self._require("tail")
+        return self._model_subject().tail
+
+    @property
+    def architecture(self) -> Callable[[Rng], nn.Module]:
+        """A function that builds a head of the same architecture with fresh weights."""
+        self._require("architecture")
+        return self._model_subject().architecture
+
+    @property
+    def auxiliary(self) -> AuxiliaryPictures:
+        """The attacker's own pictures."""
+        if self.threat.auxiliary == "none" or self._auxiliary is None:
+            raise ThreatModelError(
+                "expected auxiliary pictures, got none under this threat model: "
+                "grant some, or choose an attack that needs none"
+            )
+        return AuxiliaryPictures(self._auxiliary)
+
+    @property
+    def labels(self) -> Tensor:
+        """``(n,)`` int64, the labels of the auxiliary pictures."""
+        self._require("labels")
+        if len(self.auxiliary) == 0 or self._auxiliary is None:
+            raise InputError("expected at least one auxiliary picture, got none: enlarge aux_share")
+        return self._auxiliary.labels
+
+    def _white_box(self) -> ModelSubject:
+        self._require("weights")
+        return self._model_subject()
+
+    def _model_subject(self) -> ModelSubject:
+        if not isinstance(self._subject, ModelSubject):
+            raise ContractError(
+                f"expected a ModelSubject behind what {type(self._subject).__name__} offers: "
+                "offer query, pairs and labels only"
+            )
+        return self._subject
+
+    def _require(self, grant: Grant) -> None:
+        if not self.threat.allows(grant):
+            raise ThreatModelError(
+                f"expected a threat model that grants '{grant}', got one that grants "
+                f"{', '.join(sorted(self.threat.grants)) or 'nothing'}: choose another attack or threat"
+            )
+
+
+def attacker_view(view: View) -> AttackerView:
+    """The view as the class that hands out pairs, labels and the tail.
+
+    Raises:
+        ContractError: it is another kind of view.
+    """
+    if not isinstance(view, AttackerView):
+        raise ContractError(f"expected an AttackerView, got {type(view).__name__}: wrap the subject in one")
+    return view
+
+
+@dataclass(frozen=True, slots=True)
+class _IndexedNoise:
+    """Noise whose row belongs to a picture, not to a place in the batch."""
+
+    rng: Rng
+    indices: Tensor
+
+    def draw(self, spec: NoiseSpec, n: int) -> Tensor:
+        rows, places = torch.unique(self.indices, return_inverse=True)
+        source = self.rng.child("pairs")
+        drawn = [SeededNoise(source, start=start).draw(spec, count) for start, count in _runs(rows.tolist())]
+        return torch.cat(drawn)[places] if drawn else torch.zeros(0, *spec.shape)
+
+
+def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
+    """Sorted whole numbers as runs of neighbours: first and length."""
+    start = 0
+    for stop in range(1, len(rows) + 1):
+        if stop == len(rows) or rows[stop] != rows[stop - 1] + 1:
+            yield rows[start], stop - start
+            start = stop

@@ -1,0 +1,75 @@
+"""Random shifts, flips and rotations of training pictures, on the device that holds them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from splitveil.errors import InputError, SpecError
+
+__all__ = ["augment"]
+
+
+def augment(pictures: Tensor, *, crop: int, flip: bool, rotation: float, generator: torch.Generator) -> Tensor:
+    """Shift, flip and rotate each picture by its own random amounts, in one resampling; zeros come in at the edges.
+
+    ```
+    y(p) = x(F R p + t)     R: rotation by U(-rotation, rotation), F: left-right with probability 1/2,
+                            t: whole pixels, uniform in [-crop, crop] per axis
+    ```
+    Without rotation the result is an exact copy of pixels. The numbers are drawn on the CPU, always the same many per
+    picture, so that they depend neither on the device nor on which of the three are asked for.
+
+    Args:
+        pictures: ``(n, c, h, w)``, float32 or float64 in [0, 1].
+        crop: the largest shift in pixels; the same as padding by `crop` and cropping at random.
+        flip: whether to flip half of the pictures.
+        rotation: the largest angle in degrees.
+        generator: a CPU generator.
+
+    Returns:
+        pictures like those given; the same tensor when nothing is asked for.
+
+    Raises:
+        InputError: not a batch of float pictures.
+        SpecError: a negative amount.
+
+    Example:
+        >>> x = torch.rand(2, 1, 8, 8)
+        >>> augment(x, crop=2, flip=True, rotation=15.0, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 1, 8, 8])
+    """
+    if pictures.ndim != 4 or pictures.dtype not in (torch.float32, torch.float64):
+        raise InputError(
+            f"expected pictures of shape (n, c, h, w) in float32 or float64, got {tuple(pictures.shape)} "
+            f"in {pictures.dtype}: divide bytes by 255 first"
+        )
+    if crop < 0 or not 0 <= rotation <= 180:
+        raise SpecError(f"expected crop >= 0 and rotation in [0, 180] degrees, got {crop} and {rotation}")
+    if not (crop or flip or rotation) or not len(pictures):
+        return pictures
+    height, width = pictures.shape[2:]
+    theta = _draw(len(pictures), crop, flip, rotation, height, width, generator)
+    grid = functional.affine_grid(theta.to(pictures), list(pictures.shape), align_corners=False)
+    # whole pixels need no interpolation, and the nearest one is exact where the grid itself is rounded
+    mode = "bilinear" if rotation else "nearest"
+    moved = functional.grid_sample(pictures, grid, mode=mode, padding_mode="zeros", align_corners=False)
+    return moved.clamp_(0.0, 1.0)
+
+
+def _draw(
+    n: int, crop: int, flip: bool, rotation: float, height: int, width: int, generator: torch.Generator
+) -> Tensor:
+    """Random affine maps ``(n, 2, 3)``, float64, in the coordinates of `affine_grid`: [-1, 1] over each axis."""
+    shift = torch.randint(-crop, crop + 1, (n, 2), generator=generator).double()
+    mirror = torch.where((torch.rand(n, generator=generator) < 0.5) & flip, -1.0, 1.0).double()
+    angle = (2.0 * torch.rand(n, generator=generator, dtype=torch.float64) - 1.0) * math.radians(rotation)
+    cos, sin = angle.cos(), angle.sin()
+    theta = torch.empty(n, 2, 3, dtype=torch.float64)
+    theta[:, 0, 0], theta[:, 0, 1] = mirror * cos, -mirror * sin * height / width
+    theta[:, 1, 0], theta[:, 1, 1] = sin * width / height, cos
+    theta[:, 0, 2], theta[:, 1, 2] = 2.0 * shift[:, 0] / width, 2.0 * shift[:, 1] / height
+    return theta

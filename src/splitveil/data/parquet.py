@@ -1,0 +1,169 @@
+"""Parquet image tables in the layout of the hub: a column `image` of {bytes, path} and a column `label`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pyarrow.types as types
+import torch
+from numpy.typing import NDArray
+from pyarrow.lib import ArrowException
+
+from splitveil.data.images import Picture, stack_pictures
+from splitveil.data.tables import ImageTable, Progress, Source, check_labels, existing_path, make_source
+from splitveil.errors import InputError, MissingDataError, SpecError
+
+__all__ = ["load_parquet", "parquet_files"]
+
+_ROWS_PER_BATCH = 256
+_ParquetFile: Any = pyarrow.parquet.ParquetFile  # pyarrow carries no types
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    file: Path
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...] | None
+
+
+def load_parquet(path: Path | None, *, progress: Progress | None = None) -> Source:
+    """A folder of parquet files, or one file, as a source.
+
+    Files named ``test*`` (or in a folder of such a name) are the test table; all others the train table, those named
+    ``val*`` at its end. One file alone is one table, whatever its name. Class names come from the hub's metadata.
+
+    Args:
+        path: the folder or the file.
+        progress: told (pictures decoded, total).
+
+    Raises:
+        MissingDataError: nothing is there.
+        SpecError: a column is missing or has another type.
+        InputError: a file, a row or a label is not what it should be.
+    """
+    path = existing_path(path, "parquet")
+    files = parquet_files(path)
+    if not files:
+        raise MissingDataError(f"expected *.parquet in '{path}', got none: check the path")
+    roles = {file: "train" if path.is_file() else _role(file.relative_to(path)) for file in files}
+    shards = {
+        role: [_read_labels(file) for file in files if roles[file] == role] for role in ("train", "validation", "test")
+    }
+    learn, test = shards["train"] + shards["validation"], shards["test"]
+    if not learn:
+        raise MissingDataError(
+            f"expected a train file in '{path}', got only {', '.join(file.name for file in files)}: "
+            "add one, or pass the path of the file itself to have it split"
+        )
+    class_names = _common_names([*learn, *test])
+    labels = torch.from_numpy(np.concatenate([shard.labels for shard in [*learn, *test]]))
+    learn_rows = sum(len(shard.labels) for shard in learn)
+    # before the pictures are decoded, which takes long
+    check_labels(labels[:learn_rows], class_names)
+    images = stack_pictures(_pictures([*learn, *test]), len(labels), progress)
+    return make_source(
+        path.resolve().name,
+        ImageTable(images[:learn_rows], labels[:learn_rows]),
+        ImageTable(images[learn_rows:], labels[learn_rows:]) if test else None,
+        class_names,
+    )
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """The parquet files at, in, or one level below this path, by name; hidden ones are left out."""
+    if path.is_file():
+        return [path] if path.suffix.lower() == ".parquet" else []
+    found = [*path.glob("*.parquet"), *path.glob("*/*.parquet")]
+    shown = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    return sorted(file for file in shown if file.is_file())
+
+
+def _role(file: Path) -> str:
+    for part in reversed(file.parts):
+        for prefix, role in (("test", "test"), ("val", "validation"), ("train", "train")):
+            if part.lower().startswith(prefix):
+                return role
+    return "train"
+
+
+def _read_labels(file: Path) -> _Shard:
+    try:
+        with _ParquetFile(file) as table:
+            schema = table.schema_arrow
+            _check_columns(schema, file)
+            column = table.read(columns=["label"]).column("label")
+    except (ArrowException, OSError) as error:
+        raise InputError(f"expected a parquet file in '{file}', got {error}: restore or remove it") from error
+    if column.null_count:
+        row = column.is_null().to_pylist().index(True)
+        raise InputError(f"expected a label in each row of '{file}', got none in row {row}: remove the row")
+    return _Shard(file, column.to_numpy().astype(np.int64), _hub_names(schema))
+
+
+def _check_columns(schema: Any, file: Path) -> None:
+    for name in ("image", "label"):
+        if name not in schema.names:
+            near = get_close_matches(name, schema.names, n=1, cutoff=0.5)
+            hint = f": did you mean '{near[0]}'? Rename it to '{name}'" if near else f": add '{name}' to the table"
+            raise SpecError(f"expected the columns image and label in '{file}', got {', '.join(schema.names)}{hint}")
+    image, label = schema.field("image").type, schema.field("label").type
+    content = image.field("bytes").type if types.is_struct(image) and image.get_field_index("bytes") >= 0 else None
+    if content is None or not (types.is_binary(content) or types.is_large_binary(content)):
+        raise SpecError(
+            f"expected the column image of '{file}' as struct<bytes: binary, path: string>, got {image}: "
+            "write it as the hub's image data sets do"
+        )
+    if not types.is_integer(label):
+        raise SpecError(
+            f"expected whole numbers in the column label of '{file}', got {label}: number the classes from 0"
+        )
+
+
+def _hub_names(schema: Any) -> tuple[str, ...] | None:
+    """The names in ``info.features.label.names`` of the hub's metadata, or None; the rest of it is not read."""
+    try:
+        names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]["label"]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) and names else None
+
+
+def _common_names(shards: list[_Shard]) -> tuple[str, ...] | None:
+    named = [shard for shard in shards if shard.class_names is not None]
+    for shard in named[1:]:
+        if shard.class_names != named[0].class_names:
+            raise InputError(
+                f"expected the same class names in all files, got others in '{shard.file}' than in "
+                f"'{named[0].file}': the labels may not mean the same; load the two apart"
+            )
+    return named[0].class_names if named else None
+
+
+def _pictures(shards: list[_Shard]) -> Iterator[Picture]:
+    for shard in shards:
+        for row, (content, inner) in enumerate(_rows(shard.file)):
+            name = f"'{shard.file}', row {row} ({inner!r})"
+            if content is None:
+                raise InputError(
+                    f"expected the bytes of a picture in {name}, got none: embed the pictures, or drop the row"
+                )
+            yield name, partial(BytesIO, content)
+
+
+def _rows(file: Path) -> Iterator[tuple[bytes | None, str | None]]:
+    try:
+        with _ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=_ROWS_PER_BATCH, columns=["image"]):
+                for cell in batch.column("image").to_pylist():
+                    yield ((cell or {}).get("bytes"), (cell or {}).get("path"))
+    except (ArrowException, OSError) as error:
+        raise InputError(f"expected a parquet file in '{file}', got {error}: restore or remove it") from error

@@ -1,0 +1,197 @@
+"""Pictures with labels, and where they come from; what holds for every source is checked here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from splitveil.errors import InputError, MissingDataError, SpecError
+
+__all__ = [
+    "FEWEST_PER_CLASS",
+    "ImageTable",
+    "Progress",
+    "Source",
+    "check_labels",
+    "existing_path",
+    "make_source",
+]
+
+FEWEST_PER_CLASS = 8
+"""With fewer pictures of a class the four splits cannot all get a usable share."""
+
+Progress = Callable[[int, int], None]
+"""Called with the pictures that are decoded and their total."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageTable:
+    """Pictures of one size with their labels.
+
+    Args:
+        images: ``(n, c, h, w)``, uint8.
+        labels: ``(n,)``, int64.
+
+    Example:
+        >>> table = ImageTable(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
+        >>> len(table.take(torch.tensor([1, 3])))
+        2
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype != torch.uint8:
+            raise InputError(
+                f"expected images of shape (n, c, h, w) and type uint8, got {tuple(self.images.shape)} "
+                f"and {self.images.dtype}: scale them to 0..255 and stack them"
+            )
+        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
+            raise InputError(
+                f"expected labels of shape ({len(self.images)},) and type int64, got {tuple(self.labels.shape)} "
+                f"and {self.labels.dtype}: pass one whole number per picture"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> ImageTable:
+        """The pictures at these indices, ``(m,)`` int64, as a copy."""
+        return ImageTable(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """A data set as it was read: one table, or a train and a test table. Build it with `make_source`."""
+
+    name: str
+    train: ImageTable
+    test: ImageTable | None
+    class_names: tuple[str, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a picture."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def classes(self) -> int:
+        """k, the number of classes."""
+        return len(self.class_names)
+
+
+def make_source(
+    name: str, train: ImageTable, test: ImageTable | None = None, class_names: Sequence[str] | None = None
+) -> Source:
+    """A source whose tables keep what the rest of the package relies on.
+
+    Args:
+        name: shown in records.
+        train: the pictures to split.
+        test: a test table of the source's own.
+        class_names: one per label; the label's number without.
+
+    Raises:
+        InputError: no pictures, labels with a hole, too few classes or pictures of a class, or tables that differ.
+
+    Example:
+        >>> table = ImageTable(torch.zeros(16, 1, 8, 8, dtype=torch.uint8), torch.arange(16) % 2)
+        >>> make_source("mine", table).class_names
+        ('0', '1')
+    """
+    names = check_labels(train.labels, class_names)
+    if min(train.images.shape[1:]) < 1:
+        raise InputError(f"expected pictures with pixels in '{name}', got shape {tuple(train.images.shape[1:])}")
+    if test is not None:
+        if test.images.shape[1:] != train.images.shape[1:]:
+            raise InputError(
+                f"expected test pictures of shape {tuple(train.images.shape[1:])} as in the train table of '{name}', "
+                f"got {tuple(test.images.shape[1:])}: resize or convert one of the two"
+            )
+        _check_test_labels(test.labels, names)
+    return Source(name, train, test, names)
+
+
+def check_labels(labels: Tensor, class_names: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The class names of these labels, ``(n,)`` int64, which must be 0 to k-1 without a hole.
+
+    Raises:
+        InputError: naming the label or the class at fault.
+    """
+    if not len(labels):
+        raise InputError("expected at least one picture, got an empty table: check the path and the file")
+    values, counts = np.unique(labels.numpy(), return_counts=True)
+    present: set[int] = set(values.tolist())
+    classes = max(present) + 1 if class_names is None else len(class_names)
+    if min(present) < 0 or max(present) >= classes:
+        wrong = min(present) if min(present) < 0 else max(present)
+        raise InputError(
+            f"expected labels from 0 to {classes - 1}, got {wrong} (of {int((labels == wrong).sum())} pictures): "
+            "renumber the labels, and remove pictures without one"
+        )
+    missing = list(islice((label for label in range(classes) if label not in present), 5))
+    if missing:
+        shown = ", ".join(
+            str(label) if class_names is None else f"{label} ('{class_names[label]}')" for label in missing
+        )
+        more = "" if classes - len(present) == len(missing) else f" and {classes - len(present) - len(missing)} more"
+        raise InputError(
+            f"expected labels 0 to {classes - 1} without a hole, got no picture with label {shown}{more}: "
+            "renumber the labels, or add pictures of that class"
+        )
+    names = tuple(class_names) if class_names is not None else tuple(str(label) for label in range(classes))
+    _check_names(names)
+    for name, count in zip(names, counts.tolist(), strict=True):
+        if count < FEWEST_PER_CLASS:
+            raise InputError(
+                f"expected at least {FEWEST_PER_CLASS} pictures per class, so that each split gets some, "
+                f"got {count} of class '{name}': add pictures, or remove the class"
+            )
+    return names
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    if len(names) < 2:
+        raise InputError(f"expected at least two classes, got one ('{names[0]}'): add pictures of another class")
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise InputError(f"expected class names that differ, got '{twice[0]}' more than once: rename the class")
+
+
+def _check_test_labels(labels: Tensor, names: tuple[str, ...]) -> None:
+    present = set(np.unique(labels.numpy()).tolist())
+    extra = sorted(present - set(range(len(names))))
+    if extra:
+        raise InputError(
+            f"expected test labels from 0 to {len(names) - 1}, as in the train table, got {extra[0]}: "
+            "remove those pictures, or add the class to the train table"
+        )
+    missing = [name for label, name in enumerate(names) if label not in present]
+    if missing:
+        raise InputError(
+            f"expected test pictures of all {len(names)} classes, got none of class '{missing[0]}': "
+            "add some, or leave the test table away and have one split off"
+        )
+
+
+def existing_path(path: Path | None, source: str) -> Path:
+    """The path of a source that is read from disk.
+
+    Raises:
+        SpecError: none was given.
+        MissingDataError: nothing is there.
+    """
+    if path is None:
+        raise SpecError(f"source '{source}' expects a path, got none: set data.path, or pass the path itself as data")
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise MissingDataError(f"expected pictures at '{path}', got no such file or folder: check the path")
+    return path

@@ -1,0 +1,151 @@
+"""A defense: configuration only, from which a mechanism and penalties are built for any model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from splitveil.contracts import FeatureSpec, Mechanism, Penalty, Stage, Weighted
+from splitveil.defenses.mechanisms.chain import Chain
+from splitveil.defenses.mechanisms.identity import Identity
+from splitveil.errors import SpecError
+from splitveil.registry import DEFENSES, MECHANISMS, PENALTIES, build
+from splitveil.rng import Rng
+from splitveil.schedules import Schedule
+from splitveil.split import SplitModel
+
+__all__ = ["Defense", "MechanismPart", "PenaltyPart", "load_defense"]
+
+_SUM = "sum"
+_PROBE = FeatureSpec.of((4, 2, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class MechanismPart:
+    """A mechanism by its registry name."""
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, spec: FeatureSpec, rng: Rng) -> Mechanism:
+        """The mechanism for features of this spec."""
+        kind = MECHANISMS.load(self.name)
+        return cast(Mechanism, build(kind.from_spec, self.params, f"mechanism '{self.name}'", spec=spec, rng=rng))
+
+
+@dataclass(frozen=True, slots=True)
+class PenaltyPart:
+    """A penalty by its registry name, with the schedule of its weight."""
+
+    name: str
+    schedule: Schedule
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, spec: FeatureSpec, classes: int, rng: Rng) -> Penalty:
+        """The penalty for features of this spec."""
+        kind = PENALTIES.load(self.name)
+        given = {"spec": spec, "classes": classes, "rng": rng}
+        return cast(Penalty, build(kind.from_spec, self.params, f"penalty '{self.name}'", **given))
+
+
+@dataclass(frozen=True, slots=True)
+class Defense:
+    """What protects a split model: mechanisms that ship, penalties that only train.
+
+    Args:
+        name: registry name; with `params` it rebuilds this defense.
+        params: JSON values.
+        mechanisms: in the order in which they are applied.
+        penalties: terms added to the task's loss.
+        adaptive: registry name of the attack that knows this defense.
+        reference: where it comes from.
+
+    Example:
+        >>> from splitveil.defenses import conditional_entropy, gaussian
+        >>> (gaussian(noise_std=0.1) + conditional_entropy(weight=2.0)).name
+        'gaussian + conditional_entropy'
+    """
+
+    name: str
+    params: Mapping[str, Any]
+    mechanisms: tuple[MechanismPart, ...] = ()
+    penalties: tuple[PenaltyPart, ...] = ()
+    adaptive: str = "decoder"
+    reference: str = ""
+
+    def build(self, spec: FeatureSpec, classes: int, rng: Rng) -> tuple[Mechanism, tuple[Weighted, ...]]:
+        """The mechanism and the weighted penalties for features of this spec.
+
+        Raises:
+            SpecError: a parameter is not valid, or a penalty needs noise that no mechanism declares.
+        """
+        built: list[Mechanism] = []
+        at = spec
+        for index, part in enumerate(self.mechanisms):
+            built.append(part.build(at, rng.child("mechanism", index)))
+            at = built[-1].output_spec(at)
+        mechanism = built[0] if len(built) == 1 else Chain(*built) if built else Identity()
+        return mechanism, tuple(
+            Weighted(part.name, part.build(spec, classes, rng.child("penalty", index)), part.schedule)
+            for index, part in enumerate(self.penalties)
+        )
+
+    def prepare(self, model: SplitModel) -> SplitModel:
+        """Surgery before training (deeper head, masks, bodies); the identity here."""
+        return model
+
+    def stages(self) -> tuple[Stage, ...]:
+        """What trains when; one stage of everything here."""
+        return (Stage(),)
+
+    def to_json(self) -> dict[str, Any]:
+        """Name and parameters: what `load_defense` turns back into this."""
+        return {"name": self.name if _SUM not in self.params else _SUM, "params": dict(self.params)}
+
+    def __add__(self, other: Defense) -> Defense:
+        """Both together; two different sources of noise are an error.
+
+        Raises:
+            SpecError: both bring noise, and not the same.
+        """
+        if self.mechanisms == other.mechanisms or not other.mechanisms:
+            mechanisms = self.mechanisms
+        elif _noisy(self.mechanisms) and _noisy(other.mechanisms):
+            raise SpecError(
+                f"expected noise from one side of '{self.name} + {other.name}', got it from both: "
+                "leave out the noise_std of one"
+            )
+        else:
+            mechanisms = self.mechanisms + other.mechanisms
+        names = [part.name for part in (*self.penalties, *other.penalties)]
+        if len(set(names)) < len(names):
+            raise SpecError(f"expected each penalty once in '{self.name} + {other.name}', got {', '.join(names)}")
+        return Defense(
+            name=f"{self.name} + {other.name}",
+            params={_SUM: [self.to_json(), other.to_json()]},
+            mechanisms=mechanisms,
+            penalties=self.penalties + other.penalties,
+            adaptive=other.adaptive if other.mechanisms else self.adaptive,
+            reference="; ".join(text for text in (self.reference, other.reference) if text),
+        )
+
+
+def _noisy(parts: tuple[MechanismPart, ...]) -> bool:
+    """Whether a mechanism among these draws noise (asked of one built for a small feature)."""
+    return any(part.build(_PROBE, Rng(0)).noise_spec(_PROBE) for part in parts)
+
+
+def load_defense(name: str, params: Mapping[str, Any]) -> Defense:
+    """A defense from its registry name and JSON parameters.
+
+    Raises:
+        UnknownNameError: no such defense, or no such parameter; with the nearest name.
+        SpecError: a value is not valid.
+    """
+    if name == _SUM:
+        first, *rest = [load_defense(item["name"], item["params"]) for item in params[_SUM]]
+        for other in rest:
+            first = first + other
+        return first
+    return cast(Defense, build(DEFENSES.load(name), params, f"defense '{name}'"))

@@ -1,0 +1,71 @@
+"""Mechanisms one after another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+from torch import Tensor, nn
+
+from splitveil.contracts import FeatureSpec, GaussianChannel, Mechanism, NoiseSpec
+from splitveil.errors import SpecError
+
+__all__ = ["Chain"]
+
+
+class Chain(Mechanism):
+    """``r = M_k(... M_1(z))``; the noise of part i is named with the suffix ``_i``.
+
+    Args:
+        parts: at least one mechanism, first applied first.
+    """
+
+    def __init__(self, *parts: Mechanism) -> None:
+        super().__init__()
+        if not parts:
+            raise SpecError("expected at least one mechanism in a chain, got none: use Identity()")
+        self.parts = nn.ModuleList(parts)
+
+    def _mechanisms(self) -> list[Mechanism]:
+        return [cast(Mechanism, part) for part in self.parts]
+
+    def noise_spec(self, z: FeatureSpec) -> tuple[NoiseSpec, ...]:
+        """The noises of all parts, in order."""
+        specs: list[NoiseSpec] = []
+        for index, part in enumerate(self._mechanisms()):
+            specs += [replace(spec, name=f"{spec.name}_{index}") for spec in part.noise_spec(z)]
+            z = part.output_spec(z)
+        return tuple(specs)
+
+    def output_spec(self, z: FeatureSpec) -> FeatureSpec:
+        """The spec after the last part."""
+        for part in self._mechanisms():
+            z = part.output_spec(z)
+        return z
+
+    def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
+        """Each part with its own share of the noises."""
+        spec, rest = FeatureSpec.of(z.shape[1:]), noises
+        for part in self._mechanisms():
+            count = len(part.noise_spec(spec))
+            z = part(z, rest[:count])
+            spec, rest = part.output_spec(spec), rest[count:]
+        return z
+
+    def gaussian_channel(self, z: Tensor) -> GaussianChannel | None:
+        """The first Gaussian stage, after the noise-free parts before it.
+
+        What comes later is post-processing of that stage, which cannot add information about the input, so a bound
+        for this stage holds for the release too. A chain that is noisy before any Gaussian stage has none.
+        """
+        spec = FeatureSpec.of(z.shape[1:])
+        for part in self._mechanisms():
+            channel = part.gaussian_channel(z)
+            if channel is not None or part.noise_spec(spec):
+                return channel
+            z, spec = part(z, ()), part.output_spec(spec)
+        return None
+
+    def combine(self, r: Tensor) -> Tensor:
+        """As the last noisy part combines; noise-free parts after it are taken as invertible where they matter."""
+        return self._mechanisms()[-1].combine(r)

@@ -1,0 +1,17 @@
+"""Release the features as they are."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from splitveil.contracts import Mechanism
+
+__all__ = ["Identity"]
+
+
+class Identity(Mechanism):
+    """``r = z``: no protection, the control."""
+
+    def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
+        """``(n, *z)`` as it came."""
+        return z

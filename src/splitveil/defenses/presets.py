@@ -1,0 +1,131 @@
+"""Named pairs of a mechanism and penalties."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from splitveil.contracts import positive
+from splitveil.defenses.base import Defense, MechanismPart, PenaltyPart
+from splitveil.defenses.penalties.conditional_entropy import Surrogate
+from splitveil.errors import UnknownNameError
+from splitveil.mixtures.class_mixture import Covariance
+from splitveil.schedules import Constant, LearningRateCoupled, Schedule, WarmUp
+
+__all__ = ["cem", "conditional_entropy", "gaussian", "none"]
+
+_PAPER = "arXiv 2503.00383 (CVPR 2025)"
+_SCHEDULES: dict[str, type[WarmUp] | type[LearningRateCoupled] | type[Constant]] = {
+    "warm_up": WarmUp,
+    "lr_coupled": LearningRateCoupled,
+    "constant": Constant,
+}
+
+ScheduleName = Literal["warm_up", "lr_coupled", "constant"]
+
+
+def none() -> Defense:
+    """No defense: the features are released as they are.
+
+    Example:
+        >>> none().mechanisms
+        ()
+    """
+    return Defense("none", {})
+
+
+def gaussian(noise_std: float = 0.1, low: float = 0.0, high: float = 1.0) -> Defense:
+    """Clip to a box and add Gaussian noise: ``r = clip(z, low, high) + s n``.
+
+    Args:
+        noise_std: s, feature units; the features of the built-in nets lie in (0, 1).
+        low: lower edge of the box.
+        high: upper edge of the box.
+    """
+    positive(noise_std, "noise_std")
+    params = {"noise_std": noise_std, "low": low, "high": high}
+    return Defense("gaussian", params, _clipped_gaussian(noise_std, low, high))
+
+
+def conditional_entropy(
+    weight: float = 2.0,
+    *,
+    noise_std: float | None = None,
+    surrogate: Surrogate = "bound",
+    covariance: Covariance = "diagonal",
+    clusters: int = 5,
+    schedule: ScheduleName = "warm_up",
+) -> Defense:
+    """Conditional entropy maximisation alone, to be added to a defense whose noise it reads.
+
+    Args:
+        weight: of the penalty; nats per feature dimension for ``bound``, lambda of the paper for
+            ``thresholded_trace``.
+        noise_std: adds a clip and Gaussian noise for hosts that have none.
+        surrogate: see `ConditionalEntropy`.
+        covariance: see `ConditionalEntropy`.
+        clusters: per class.
+        schedule: ``warm_up``, ``lr_coupled`` (the paper's) or ``constant``.
+    """
+    params: dict[str, Any] = {
+        "weight": weight,
+        "surrogate": surrogate,
+        "covariance": covariance,
+        "clusters": clusters,
+        "schedule": schedule,
+    }
+    mechanisms: tuple[MechanismPart, ...] = ()
+    if noise_std is not None:
+        params["noise_std"] = positive(noise_std, "noise_std")
+        mechanisms = _clipped_gaussian(noise_std, 0.0, 1.0)
+    return Defense(
+        "conditional_entropy",
+        params,
+        mechanisms,
+        (_penalty(weight, schedule, surrogate, covariance, clusters),),
+        reference=_PAPER,
+    )
+
+
+def cem(
+    noise_std: float = 0.1,
+    weight: float = 2.0,
+    *,
+    surrogate: Surrogate = "bound",
+    covariance: Covariance = "diagonal",
+    clusters: int = 5,
+    schedule: ScheduleName = "warm_up",
+) -> Defense:
+    """`gaussian` trained with `conditional_entropy`: the mechanism is the same, only the weights differ.
+
+    Example:
+        >>> cem(noise_std=0.1).mechanisms == gaussian(noise_std=0.1).mechanisms
+        True
+    """
+    params = {
+        "noise_std": noise_std,
+        "weight": weight,
+        "surrogate": surrogate,
+        "covariance": covariance,
+        "clusters": clusters,
+        "schedule": schedule,
+    }
+    positive(noise_std, "noise_std")
+    penalty = _penalty(weight, schedule, surrogate, covariance, clusters)
+    return Defense("cem", params, _clipped_gaussian(noise_std, 0.0, 1.0), (penalty,), reference=_PAPER)
+
+
+def _clipped_gaussian(noise_std: float, low: float, high: float) -> tuple[MechanismPart, ...]:
+    return (
+        MechanismPart("clip", {"low": low, "high": high}),
+        MechanismPart("gaussian", {"noise_std": noise_std}),
+    )
+
+
+def _penalty(
+    weight: float, schedule: ScheduleName, surrogate: Surrogate, covariance: Covariance, clusters: int
+) -> PenaltyPart:
+    if schedule not in _SCHEDULES:
+        raise UnknownNameError("schedule", schedule, _SCHEDULES)
+    chosen: Schedule = _SCHEDULES[schedule](weight)
+    params = {"surrogate": surrogate, "covariance": covariance, "clusters": clusters}
+    return PenaltyPart("conditional_entropy", chosen, params)

@@ -1,0 +1,174 @@
+"""Attack a run: fit what its threat model allows, score every test picture, stand the controls beside it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, cast
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from splitveil.attacks.storage import save_inverter
+from splitveil.attacks.subjects import ModelSubject
+from splitveil.attacks.view import AttackerView
+from splitveil.contracts import Attack, Inverter
+from splitveil.data.loader import Pictures
+from splitveil.experiments.building import build_run
+from splitveil.experiments.environment import pick_device
+from splitveil.experiments.scoring import image_metrics, reconstruct, release_all, score_pictures, summarize_metric
+from splitveil.experiments.storage import load_weights
+from splitveil.experiments.training import LoadedData, load_data_spec
+from splitveil.files import write_with
+from splitveil.records import AttackResult, MetricResult, RunRecord
+from splitveil.registry import ATTACKS, build
+from splitveil.rng import Rng
+from splitveil.specs import PlugInSpec
+from splitveil.split import SplitModel
+from splitveil.threats import ThreatModel
+from splitveil.training.observer import Observer
+
+__all__ = ["attack_run", "load_model"]
+
+_CONTROLS = ("mean_image", "class_mean", "ridge")
+_SHOWN, _WORST = 12, 6
+
+
+def load_model(
+    record: RunRecord, data: LoadedData, *, device: torch.device | str = "cpu", trusted: str | None = None
+) -> SplitModel:
+    """The trained split model of a run, in evaluation mode."""
+    model, _, _ = build_run(record.spec, data.source.classes, trusted)
+    return load_weights(model, record.path).to(device)
+
+
+def attack_run(
+    record: RunRecord,
+    attack: PlugInSpec,
+    *,
+    threat: ThreatModel | None = None,
+    seed: int = 0,
+    observer: Observer | None = None,
+    device: str | None = None,
+    trusted: str | None = None,
+    data: LoadedData | None = None,
+) -> AttackResult:
+    """Run one attack against a run and add the result to its record; one that is there already is returned.
+
+    The attacker learns from the auxiliary split and is scored on every picture of the test split, neither of which
+    the model was trained on.
+
+    Args:
+        record: a finished run.
+        attack: registry name and parameters.
+        threat: what is granted; white box by default.
+        seed: of the attack.
+        observer: hears of progress.
+        device: see `train_run`.
+        trusted: a model factory outside splitveil that the user named.
+        data: pictures that are loaded already.
+
+    Returns:
+        Metrics with intervals, controls, and facts of the fit.
+    """
+    threat = threat or ThreatModel.preset("white_box")
+    configured = cast(Attack, build(ATTACKS.load(attack.name), attack.params, f"attack '{attack.name}'"))
+    key = _key(attack, threat, seed)
+    for earlier in record.attacks:
+        if earlier.key == key:
+            return earlier
+    listener, target = observer or Observer(), pick_device(device)
+    data = data or load_data_spec(record.spec.data, listener)
+    model = load_model(record, data, device=target, trusted=trusted)
+    started = time.monotonic()
+    rng = Rng(seed).child("attack", attack.name)
+    subject, test = ModelSubject(model), Pictures(data.splits.test, target)
+    auxiliary = Pictures(data.splits.aux, target)
+
+    def view(name: str) -> AttackerView:
+        return AttackerView(subject, threat, auxiliary=auxiliary, rng=rng.child("view", name))
+
+    main_view = view("main")
+    main_view.progress = _Progress(listener)
+    inverter = configured.fit(main_view, rng.child("fit"))
+    listener.stop()
+    releases = release_all(subject, test, rng.child("test"))
+    pictures = reconstruct(inverter, releases)
+    scores = score_pictures(pictures, test)
+    metrics = _summaries(scores, rng)
+    controls: dict[str, dict[str, MetricResult]] = {}
+    for name in _CONTROLS:
+        control = cast(Attack, ATTACKS.load(name)())
+        if name != attack.name and control.needs <= threat.grants:
+            fitted = control.fit(view(name), rng.child("control", name))
+            controls[name] = _summaries(score_pictures(reconstruct(fitted, releases), test), rng)
+    result = AttackResult(
+        key=key,
+        attack=attack,
+        threat=threat.to_json(),
+        seed=seed,
+        metrics=metrics,
+        controls=controls,
+        beats_controls=all(metrics["mse"].mean < item["mse"].mean for item in controls.values()),
+        converged=inverter.facts.get("converged"),
+        facts={**inverter.facts, "queries": main_view.queries, "auxiliary_pictures": len(auxiliary)},
+        samples=f"samples/{key}.safetensors",
+        elapsed_s=time.monotonic() - started,
+    )
+    _write(record, result, attack, inverter, _samples(pictures, scores, test))
+    return result
+
+
+def _key(attack: PlugInSpec, threat: ThreatModel, seed: int) -> str:
+    text = json.dumps([attack.model_dump(mode="json"), threat.to_json(), seed], sort_keys=True)
+    return f"{attack.name}-{sha256(text.encode()).hexdigest()[:10]}"
+
+
+def _summaries(scores: Mapping[str, Tensor], rng: Rng) -> dict[str, MetricResult]:
+    return {
+        name: summarize_metric(scores[name], metric, rng.child("bootstrap", name))
+        for name, metric in image_metrics().items()
+    }
+
+
+def _samples(pictures: Tensor, scores: Mapping[str, Tensor], test: Pictures) -> dict[str, Tensor]:
+    """Pictures that a report shows: the first of the split, the same in every run, and the best recovered ones."""
+    shown = torch.arange(min(_SHOWN, len(test)))
+    worst = scores["mse"].argsort()[:_WORST]
+    tensors: dict[str, Tensor] = {name: values.float() for name, values in scores.items()}
+    for prefix, indices in (("", shown), ("worst_", worst)):
+        originals, labels = test.get(indices)
+        tensors[f"{prefix}indices"] = indices
+        tensors[f"{prefix}labels"] = labels
+        tensors[f"{prefix}originals"] = _bytes(originals)
+        tensors[f"{prefix}reconstructions"] = _bytes(pictures[indices.to(pictures.device)])
+    tensors["worst_mse"] = scores["mse"][worst].float()
+    return {name: value.cpu().contiguous() for name, value in tensors.items()}
+
+
+def _bytes(pictures: Tensor) -> Tensor:
+    return (pictures * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _write(
+    record: RunRecord, result: AttackResult, attack: PlugInSpec, inverter: Inverter, samples: Mapping[str, Tensor]
+) -> None:
+    write_with(record.path / result.samples, lambda temporary: save_file(dict(samples), temporary))
+    save_inverter(record.path / "attackers" / f"{result.key}.safetensors", inverter)
+    record.add_attack(result)
+
+
+class _Progress:
+    """An attack's history rows as steps of an observer."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer, self.started = observer, False
+
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        if not self.started:
+            self.observer.start("attack", int(row["epochs"]), 0)
+            self.started = True
+        self.observer.advance(f"error {row['val_mse']:.5f}")

@@ -1,0 +1,94 @@
+"""From a spec to a model: the factory, then the defense's surgery, mechanism and penalties."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from splitveil.contracts import Weighted
+from splitveil.data.splits import Splits
+from splitveil.data.tables import Source
+from splitveil.defenses import Defense, load_defense
+from splitveil.defenses.mechanisms.identity import Identity
+from splitveil.errors import SpecError
+from splitveil.nets.parts import SplitParts
+from splitveil.registry import MODELS, build, load_attribute
+from splitveil.rng import Rng
+from splitveil.specs import ModelSpec, RunSpec
+from splitveil.split import SplitModel
+
+__all__ = ["build_parts", "build_protected", "build_run", "complete_kwargs", "factory_target"]
+
+
+def factory_target(model: str) -> str:
+    """The factory ``package.module:function`` of a registered name, or the text itself if it has that form."""
+    return model if ":" in model else MODELS.entry(model).target
+
+
+def complete_kwargs(model: ModelSpec, source: Source, splits: Splits) -> ModelSpec:
+    """Fill in what the data decides: classes, picture shape, channel means and standard deviations of the train split.
+
+    Only what the factory names and the spec leaves open is filled in.
+    """
+    if model.factory is None:
+        return model
+    images = splits.train.images.float().div(255.0)
+    known = inspect.signature(load_attribute(model.factory)).parameters
+    facts: dict[str, Any] = {
+        "classes": source.classes,
+        "input_shape": list(source.input_shape),
+        "mean": [round(value, 6) for value in images.mean((0, 2, 3)).tolist()],
+        "std": [round(max(value, 1e-3), 6) for value in images.std((0, 2, 3)).tolist()],
+    }
+    open_facts = {key: value for key, value in facts.items() if key in known and key not in model.kwargs}
+    return ModelSpec(factory=model.factory, kwargs={**model.kwargs, **open_facts})
+
+
+def build_parts(model: ModelSpec, rng: Rng, trusted: str | None = None) -> SplitParts:
+    """Call the factory of a spec.
+
+    Args:
+        model: factory and keyword arguments.
+        rng: key of the initial weights.
+        trusted: a factory outside splitveil that the user named; a spec alone is not allowed to run foreign code.
+
+    Raises:
+        SpecError: a foreign factory that the user did not name, a keyword it does not have, or another result.
+    """
+    target = trusted or model.factory
+    if target is None:
+        raise SpecError(
+            "this run was made with a live model and names no factory: pass --model package.module:function"
+        )
+    if model.factory not in (None, target):
+        raise SpecError(f"the run was made with the factory '{model.factory}', got '{target}'")
+    if target != trusted and target not in {entry.target for entry in MODELS}:
+        raise SpecError(
+            f"the model comes from '{target}', which is code outside splitveil: if you trust it, pass  --model {target}"
+        )
+    with rng.scoped():
+        parts = build(load_attribute(target), model.kwargs, f"model '{target}'")
+    if not isinstance(parts, SplitParts):
+        raise SpecError(f"expected '{target}' to return SplitParts(head, tail, …), got {type(parts).__name__}")
+    return parts
+
+
+def build_protected(
+    parts: SplitParts, defense: Defense, classes: int, rng: Rng
+) -> tuple[SplitModel, tuple[Weighted, ...]]:
+    """Parts under a defense: its surgery, its mechanism and its penalties."""
+    with rng.child("surgery").scoped():
+        model = defense.prepare(SplitModel(parts, Identity()))
+    with rng.child("defense").scoped():
+        mechanism, penalties = defense.build(model.feature_spec, classes, rng.child("defense"))
+    return model.with_mechanism(mechanism), penalties
+
+
+def build_run(
+    spec: RunSpec, classes: int, trusted: str | None = None
+) -> tuple[SplitModel, tuple[Weighted, ...], Defense]:
+    """Everything that a run trains, untrained."""
+    defense = load_defense(spec.defense.name, spec.defense.params)
+    rng = Rng(spec.seed)
+    parts = build_parts(spec.model, rng.child("init"), trusted)
+    return *build_protected(parts, defense, classes, rng), defense

@@ -1,0 +1,57 @@
+"""What a run ran on: versions, machine, digest of the source."""
+
+from __future__ import annotations
+
+import os
+import platform
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import splitveil
+
+__all__ = ["describe_environment", "pick_device"]
+
+_PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow", "pyarrow")
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The device of that name, or the first CUDA device, or the CPU."""
+    if name is not None:
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Flat plain data for ``env.json``."""
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return {
+        "splitveil": splitveil.__version__,
+        "source_digest": _source_digest(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        **gpu,
+        **{package: _version(package) for package in _PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _source_digest() -> str:
+    root = Path(splitveil.__file__).parent
+    digest = sha256()
+    for file in sorted(root.rglob("*.py")):
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()

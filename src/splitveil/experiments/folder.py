@@ -1,0 +1,97 @@
+"""The folder of a run: claimed before work begins, never somebody else's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from splitveil.errors import OutputError
+from splitveil.records import RunRecord
+from splitveil.specs import RunSpec
+from splitveil.training.observer import Observer
+
+__all__ = ["EventLog", "check_folder", "claim"]
+
+
+def check_folder(out: Path) -> None:
+    """Raise `OutputError` unless `out` is free, or holds a run."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"expected a folder for the run at '{out}', got a file: choose another --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / "spec.json").is_file():
+        found = sorted(item.name for item in out.iterdir())[:3]
+        raise OutputError(
+            f"expected an empty or new folder, or an earlier run, at '{out}', got other files "
+            f"({', '.join(found)}, …): choose another --out"
+        )
+
+
+def claim(out: Path, spec: RunSpec) -> RunRecord:
+    """Take the folder for this spec: new, or the same run again, to be resumed.
+
+    Raises:
+        OutputError: the folder holds something else, or a run of another spec.
+    """
+    check_folder(out)
+    record = RunRecord(out)
+    if (out / "spec.json").is_file():
+        if record.spec != spec:
+            changed = ", ".join(_differences(record.spec.model_dump(mode="json"), spec.model_dump(mode="json")))
+            raise OutputError(f"'{out}' holds a run of another spec (different: {changed}): choose another --out")
+        return record
+    record.write("spec.json", spec)
+    return record
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted({*old, *new})
+        return [
+            found for key in keys for found in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    return [] if old == new else [f"{path} {json.dumps(old)} / {json.dumps(new)}"]
+
+
+class EventLog(Observer):
+    """Appends events to ``events.jsonl`` and passes everything on.
+
+    Args:
+        record: whose log.
+        listener: hears everything too.
+    """
+
+    def __init__(self, record: RunRecord, listener: Observer) -> None:
+        self.file, self.listener = record.path / "events.jsonl", listener
+
+    def start(self, what: str, total: int, done: int) -> None:
+        """A run that starts from the beginning starts its log anew."""
+        if done == 0:
+            self.file.unlink(missing_ok=True)
+        self.listener.start(what, total, done)
+
+    def advance(self, text: str) -> None:
+        """Pass on."""
+        self.listener.advance(text)
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Append a line."""
+        try:
+            with self.file.open("a") as log:
+                log.write(json.dumps(event, allow_nan=False) + "\n")
+        except OSError as error:
+            raise OutputError(f"cannot write '{self.file}': {error.strerror}; free some space") from error
+        self.listener.event(event)
+
+    def log_size(self) -> int:
+        """Bytes so far."""
+        return self.file.stat().st_size if self.file.is_file() else 0
+
+    def rewind(self, log_size: int) -> None:
+        """Forget what was logged after the checkpoint."""
+        if self.file.is_file():
+            with self.file.open("r+b") as log:
+                log.truncate(log_size)
+
+    def stop(self) -> None:
+        """Pass on."""
+        self.listener.stop()

@@ -1,0 +1,73 @@
+"""Scores of reconstructions and predictions over a whole split, in fixed chunks with noise keyed by picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from splitveil.contracts import Inverter, Metric, Subject, Summary, Task
+from splitveil.data.loader import Pictures
+from splitveil.metrics.summary import summarize
+from splitveil.noise import SeededNoise
+from splitveil.records import MetricResult
+from splitveil.registry import METRICS
+from splitveil.rng import Rng
+from splitveil.split import SplitModel
+
+__all__ = ["image_metrics", "reconstruct", "release_all", "score_model", "score_pictures", "summarize_metric"]
+
+_BATCH = 512
+
+
+def image_metrics() -> dict[str, Metric]:
+    """All registered picture metrics by name."""
+    return {entry.name: METRICS.load(entry.name)() for entry in METRICS}
+
+
+def release_all(subject: Subject, pictures: Pictures, rng: Rng) -> Tensor:
+    """One release of each picture, ``(n, *r)``."""
+    releases, start = [], 0
+    for x, _ in pictures.batches(_BATCH):
+        releases.append(subject.release(x, SeededNoise(rng, start)))
+        start += len(x)
+    return torch.cat(releases)
+
+
+def reconstruct(inverter: Inverter, releases: Tensor) -> Tensor:
+    """Pictures ``(n, c, h, w)`` from releases."""
+    return torch.cat([inverter.invert(chunk) for chunk in torch.split(releases, _BATCH)])
+
+
+def score_pictures(reconstructions: Tensor, pictures: Pictures) -> dict[str, Tensor]:
+    """Every metric per picture, on the CPU."""
+    metrics = image_metrics()
+    scores: dict[str, list[Tensor]] = {name: [] for name in metrics}
+    start = 0
+    for x, _ in pictures.batches(_BATCH):
+        for name, metric in metrics.items():
+            scores[name].append(metric(reconstructions[start : start + len(x)], x).cpu())
+        start += len(x)
+    return {name: torch.cat(values) for name, values in scores.items()}
+
+
+def summarize_metric(values: Tensor, metric: Metric, rng: Rng) -> MetricResult:
+    """Mean, interval and worst picture of one metric."""
+    return as_result(summarize(values, rng=rng, safer=metric.safer), unit=metric.unit, safer=metric.safer)
+
+
+def as_result(summary: Summary, unit: str, safer: str) -> MetricResult:
+    """A summary as it is recorded."""
+    facts: Mapping[str, object] = {**summary.to_json(), "unit": unit, "safer": safer}
+    return MetricResult.model_validate(facts)
+
+
+def score_model(model: SplitModel, task: Task, pictures: Pictures, rng: Rng) -> Tensor:
+    """The task's score per picture, through the released channel."""
+    scores, start = [], 0
+    for x, y in pictures.batches(_BATCH):
+        r = model.release(x, noise=SeededNoise(rng, start))
+        scores.append(task.score(model.predict(r), y).cpu())
+        start += len(x)
+    return torch.cat(scores)

@@ -1,0 +1,193 @@
+"""Train a run: values in, a folder of plain files out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from splitveil.contracts import Task
+from splitveil.data.loader import Pictures
+from splitveil.data.sources import load_source
+from splitveil.data.splits import Splits, make_splits
+from splitveil.data.tables import Source
+from splitveil.errors import InputError
+from splitveil.experiments.building import build_run, complete_kwargs
+from splitveil.experiments.environment import describe_environment, pick_device
+from splitveil.experiments.folder import EventLog, check_folder, claim
+from splitveil.experiments.scoring import as_result, score_model
+from splitveil.experiments.storage import save_model
+from splitveil.metrics.payload import payload_bytes
+from splitveil.metrics.summary import summarize
+from splitveil.records import Evaluation, RunRecord
+from splitveil.rng import Rng
+from splitveil.specs import DataSpec, RunSpec
+from splitveil.split import SplitModel
+from splitveil.training.checkpoint import CheckpointStore
+from splitveil.training.loop import Trainer
+from splitveil.training.observer import Observer
+from splitveil.training.tasks import Classification
+
+__all__ = ["LoadedData", "load_data_spec", "train_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedData:
+    """Pictures of a spec and their splits."""
+
+    source: Source
+    splits: Splits
+
+
+def load_data_spec(spec: DataSpec, observer: Observer | None = None, source: Source | None = None) -> LoadedData:
+    """Load and split; a digest in the spec is checked.
+
+    Args:
+        spec: which pictures.
+        observer: hears of decoding.
+        source: pictures that are in memory already, in place of reading them.
+
+    Raises:
+        InputError: the pictures are not those the digest was taken from.
+    """
+    if source is None:
+        source = load_source(spec.source, Path(spec.path) if spec.path else None, _progress(observer))
+    splits = make_splits(
+        source,
+        val_share=spec.val_share,
+        aux_share=spec.aux_share,
+        test_share=spec.test_share,
+        limit=spec.limit,
+        rng=Rng(spec.seed).child("splits"),
+    )
+    if spec.digest is not None and spec.digest != splits.digest:
+        raise InputError(
+            f"expected the pictures with digest {spec.digest[:12]}…, got {splits.digest[:12]}…: "
+            "the data has changed since the run was made; restore it, or train again in another --out"
+        )
+    return LoadedData(source, splits)
+
+
+def _progress(observer: Observer | None) -> _DecodeProgress | None:
+    return _DecodeProgress(observer) if observer is not None else None
+
+
+class _DecodeProgress:
+    """Turns (done, total) counts of a loader into the steps of an observer."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer, self.seen = observer, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.seen == 0:
+            self.observer.start("decode", total, 0)
+        for _ in range(done - self.seen):
+            self.observer.advance("pictures")
+        self.seen = done
+        if done >= total:
+            self.observer.stop()
+            self.seen = 0
+
+
+def train_run(
+    spec: RunSpec,
+    out: Path,
+    *,
+    observer: Observer | None = None,
+    device: str | None = None,
+    trusted: str | None = None,
+    data: LoadedData | None = None,
+    checkpoint_interval_s: float = 30.0,
+) -> RunRecord:
+    """Train, or resume, or find finished, the run of a spec.
+
+    Args:
+        spec: what to train; open facts of the data are filled in before it is written.
+        out: folder of the run; new, empty, or that of the same spec.
+        observer: hears of progress.
+        device: ``cuda``, ``cpu`` …; the first CUDA device or the CPU by default.
+        trusted: a model factory outside splitveil that the user named.
+        data: pictures that are loaded already.
+        checkpoint_interval_s: the longest time whose work a kill can cost.
+
+    Returns:
+        The record of the finished run.
+
+    Raises:
+        OutputError: `out` holds something else.
+        TrainingError: the loss is not finite.
+    """
+    listener, target = observer or Observer(), pick_device(device)
+    check_folder(out)
+    data = data or load_data_spec(spec.data, listener)
+    spec = _complete(spec, data)
+    task = Classification()
+    model, penalties, defense = build_run(spec, data.source.classes, trusted)
+    built, _, _ = build_run(spec, data.source.classes, trusted)
+    record = claim(out, spec)
+    if record.finished:
+        return record
+    record.write("env.json", describe_environment(target))
+    store = CheckpointStore(
+        out / "state" / "checkpoint.safetensors",
+        sha256(spec.model_dump_json().encode()).hexdigest(),
+        checkpoint_interval_s,
+    )
+    started = time.monotonic()
+    model.to(target)
+    trainer = Trainer(
+        model,
+        task,
+        penalties,
+        defense.stages(),
+        spec.training,
+        train=Pictures(data.splits.train, target),
+        val=Pictures(data.splits.val, target),
+        classes=data.source.classes,
+        rng=Rng(spec.seed).child("train"),
+        observer=EventLog(record, listener),
+        store=store,
+    )
+    trainer.run()
+    save_model(model, built, out)
+    record.write("evaluation.json", _evaluate(model, task, data, spec, target, time.monotonic() - started))
+    store.remove()
+    return record
+
+
+def _complete(spec: RunSpec, data: LoadedData) -> RunSpec:
+    return spec.model_copy(
+        update={
+            "data": spec.data.model_copy(update={"digest": data.splits.digest}),
+            "model": complete_kwargs(spec.model, data.source, data.splits),
+        }
+    )
+
+
+def _evaluate(
+    model: SplitModel, task: Task, data: LoadedData, spec: RunSpec, device: torch.device, elapsed_s: float
+) -> Evaluation:
+    rng = Rng(spec.seed).child("evaluate")
+    scores = score_model(model, task, Pictures(data.splits.test, device), rng.child("noise"))
+    summary = summarize(scores, rng=rng.child("bootstrap"), safer="higher")
+    return Evaluation(
+        accuracy=as_result(summary, unit="", safer="higher"),
+        payload_bytes=payload_bytes(model.codec, model.release_spec),
+        edge_parameters=_count(model.head, model.mechanism, model.finish),
+        cloud_parameters=_count(model.tail),
+        input_shape=model.input_shape,
+        feature=model.feature_spec.to_json(),
+        release=model.release_spec.to_json(),
+        noise=[{"name": item.name, "shape": list(item.shape), "law": item.law} for item in model.noise_specs],
+        class_names=list(data.source.class_names),
+        splits=data.splits.sizes,
+        elapsed_s=elapsed_s,
+    )
+
+
+def _count(*modules: nn.Module) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())

@@ -1,0 +1,67 @@
+"""Files that are whole or not there: written to a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from splitveil.errors import OutputError
+
+__all__ = ["write_bytes", "write_text", "write_with"]
+
+
+def write_with(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to the disk, and rename it.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written; what was at `path` is still there.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if _is_disk_error(error):
+            raise OutputError(
+                f"cannot write '{path}': {_reason(error)}; free some space or choose another --out"
+            ) from (error)
+        raise
+
+
+def _is_disk_error(error: BaseException) -> bool:
+    # safetensors reports a full disk as an error of its own that only carries the text of the operating system
+    return isinstance(error, OSError) or "os error" in str(error).lower()
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk is full"
+    if "os error 28" in str(error).lower():
+        return "the disk is full"
+    return str(error.strerror) if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write bytes whole or not at all."""
+    write_with(path, lambda temporary: _put(temporary, data))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text whole or not at all, as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def _put(path: Path, data: bytes) -> None:
+    path.write_bytes(data)

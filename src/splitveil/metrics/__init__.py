@@ -1,0 +1,1 @@
+"""Scores per sample, and their summary with an interval and the worst case."""

@@ -1,0 +1,199 @@
+"""A run is a folder of plain files: a spec that was asked for, and the record of what came out.
+
+```
+spec.json           what was asked for (RunSpec)
+env.json            versions, machine, digest of the source
+events.jsonl        one line per epoch: losses, weights, validation
+weights.safetensors the trained split model
+architecture.json   changes to the built architecture (pruned channels), replayed before the weights are loaded
+evaluation.json     accuracy on the test split, payload, shapes (Evaluation)
+attacks.json        every attack on this run (AttackResult)
+attackers/*.safetensors   fitted attackers
+samples/*.safetensors     pictures, reconstructions and the scores per picture
+state/              checkpoint to resume from; removed when training is done
+```
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from splitveil.errors import InputError, MissingDataError
+from splitveil.files import write_text
+from splitveil.specs import AugmentSpec, DataSpec, Frozen, ModelSpec, PlugInSpec, RunSpec, TrainingSpec, parse
+
+__all__ = [
+    "AttackResult",
+    "AugmentSpec",
+    "DataSpec",
+    "Evaluation",
+    "MetricResult",
+    "ModelSpec",
+    "PlugInSpec",
+    "RunRecord",
+    "RunSpec",
+    "TrainingSpec",
+    "parse",
+]
+
+
+class MetricResult(Frozen):
+    """A metric over the test pictures; PSNR of a perfect copy is capped by the metric, so all values are finite."""
+
+    unit: str
+    safer: Literal["higher", "lower"]
+    mean: float
+    low: float
+    high: float
+    level: float
+    worst: float
+    worst_index: int
+    n: int
+
+
+class Evaluation(Frozen):
+    """What the trained model does on the test split."""
+
+    accuracy: MetricResult
+    payload_bytes: int
+    edge_parameters: int
+    cloud_parameters: int
+    input_shape: tuple[int, ...]
+    feature: dict[str, Any]
+    release: dict[str, Any]
+    noise: list[dict[str, Any]]
+    class_names: list[str]
+    splits: dict[str, int]
+    elapsed_s: float
+
+
+class AttackResult(Frozen):
+    """One attack on a run.
+
+    `controls` holds the same metrics for attackers that ignore the release or use it linearly; `accuracy` is that of
+    the attacked model on the released pictures of the attack.
+    """
+
+    key: str
+    attack: PlugInSpec
+    threat: dict[str, Any]
+    seed: int
+    metrics: dict[str, MetricResult]
+    controls: dict[str, dict[str, MetricResult]]
+    beats_controls: bool
+    converged: bool | None
+    facts: dict[str, Any]
+    samples: str
+    elapsed_s: float
+
+
+class RunRecord:
+    """Reads and writes the files of one run.
+
+    Args:
+        path: the run's folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunRecord:
+        """A run that is there.
+
+        Raises:
+            MissingDataError: the folder, or its spec.json, is not there.
+        """
+        path = Path(path)
+        if not (path / "spec.json").is_file():
+            what = "no spec.json in it" if path.is_dir() else "no such folder"
+            raise MissingDataError(
+                f"expected the folder of a run at '{path}', got {what}: train one with  splitveil train … --out {path}"
+            )
+        return cls(path)
+
+    @classmethod
+    def find(cls, path: Path) -> list[RunRecord]:
+        """The run at this path, or the runs in the folders below it, by name."""
+        path = Path(path)
+        if (path / "spec.json").is_file():
+            return [cls(path)]
+        found = [cls(item.parent) for item in sorted(path.glob("*/spec.json"))] if path.is_dir() else []
+        if not found:
+            raise MissingDataError(
+                f"expected a run, or a folder of runs, at '{path}', got "
+                f"{'no spec.json in it' if path.is_dir() else 'no such folder'}"
+            )
+        return found
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def spec(self) -> RunSpec:
+        """What was asked for."""
+        return parse(RunSpec, self._read("spec.json"), str(self.path / "spec.json"))
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, machine and the digest of the source."""
+        data: dict[str, Any] = self._read("env.json")
+        return data
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """Scores on the test split, or None before training is done."""
+        if not (self.path / "evaluation.json").is_file():
+            return None
+        return parse(Evaluation, self._read("evaluation.json"), str(self.path / "evaluation.json"))
+
+    @property
+    def attacks(self) -> list[AttackResult]:
+        """All attacks on this run."""
+        if not (self.path / "attacks.json").is_file():
+            return []
+        source = str(self.path / "attacks.json")
+        return [parse(AttackResult, item, source) for item in self._read("attacks.json")["attacks"]]
+
+    @property
+    def finished(self) -> bool:
+        """Whether training is done and evaluated."""
+        return (self.path / "evaluation.json").is_file() and (self.path / "weights.safetensors").is_file()
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The event log, one per epoch."""
+        file = self.path / "events.jsonl"
+        if file.is_file():
+            for line in file.read_text().splitlines():
+                yield json.loads(line)
+
+    def write(self, name: str, data: Any) -> None:
+        """Write JSON whole or not at all."""
+        plain = data.model_dump(mode="json") if isinstance(data, BaseModel) else data
+        write_text(self.path / name, json.dumps(plain, indent=2, allow_nan=False) + "\n")
+
+    def add_attack(self, result: AttackResult) -> None:
+        """Add the result of an attack, in place of one with the same key."""
+        kept = [item for item in self.attacks if item.key != result.key]
+        self.write("attacks.json", {"format": 1, "attacks": [item.model_dump(mode="json") for item in [*kept, result]]})
+
+    def _read(self, name: str) -> Any:
+        file = self.path / name
+        try:
+            return json.loads(file.read_text(), parse_constant=_refuse_constant)
+        except FileNotFoundError as error:
+            raise MissingDataError(f"expected the file '{file}', got none: the run is incomplete") from error
+        except (ValueError, UnicodeDecodeError) as error:
+            raise InputError(f"expected JSON in '{file}', got {error}: restore the file or run again") from error
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not JSON ({math.nan} is written as null)")

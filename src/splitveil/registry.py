@@ -1,0 +1,194 @@
+"""Names of plug-ins: lazy ``module:attribute`` entries with a line of help.
+
+Listing names imports nothing, so the command line can show them at once. Third parties add entries with
+entry points of the group ``splitveil.<kind>``, for example ``splitveil.defenses``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from splitveil.errors import SpecError, UnknownNameError
+
+__all__ = [
+    "ATTACKS",
+    "DEFENSES",
+    "MECHANISMS",
+    "METRICS",
+    "MODELS",
+    "PENALTIES",
+    "RECIPES",
+    "SOURCES",
+    "Entry",
+    "Registry",
+    "build",
+    "load_attribute",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One plug-in: its name, where it lives, and one line of help."""
+
+    name: str
+    target: str
+    help: str
+
+
+def load_attribute(target: str) -> Any:
+    """Import ``package.module:attribute``.
+
+    Raises:
+        SpecError: the text has another form, or the module or the attribute is not there.
+    """
+    module_name, separator, attribute = target.partition(":")
+    if not (separator and module_name and attribute):
+        raise SpecError(f"expected 'package.module:attribute', got '{target}'")
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise SpecError(
+            f"cannot import '{module_name}' of '{target}': no module named '{error.name}'; "
+            "install it, or run from the folder that holds it"
+        ) from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError as error:
+        raise SpecError(f"module '{module_name}' has no '{attribute}' (from '{target}')") from error
+
+
+def build(factory: Callable[..., Any], params: Mapping[str, Any], what: str, **given: Any) -> Any:
+    """Call a factory with parameters that come from a user.
+
+    Args:
+        factory: a class or a function.
+        params: from a spec or the command line.
+        what: names the plug-in in errors.
+        given: arguments that the caller adds; a factory that does not name them does not get them.
+
+    Raises:
+        UnknownNameError: a parameter that the factory does not have.
+        SpecError: a parameter that is missing, or of the wrong type.
+    """
+    parameters = inspect.signature(factory).parameters
+    takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
+    own = [name for name, item in parameters.items() if item.kind is not item.VAR_KEYWORD and name not in given]
+    for name in params:
+        if not takes_any and name not in own:
+            raise UnknownNameError(f"parameter of {what}", name, own)
+    needed = [name for name in own if parameters[name].default is inspect.Parameter.empty and name not in params]
+    if needed:
+        raise SpecError(f"{what} expects the parameter '{needed[0]}', got none: pass {needed[0]}=…")
+    passed = {name: value for name, value in given.items() if takes_any or name in parameters}
+    try:
+        return factory(**passed, **params)
+    except TypeError as error:
+        raise SpecError(f"{what} cannot be built from {dict(params)}: {error}") from error
+
+
+class Registry:
+    """Named plug-ins of one kind.
+
+    Example:
+        >>> shapes = Registry("shape", "splitveil.shapes")
+        >>> shapes.add("circle", "math:pi", "round")
+        >>> shapes.load("circle") > 3
+        True
+    """
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind, self.group = kind, group
+        self._entries: dict[str, Entry] = {}
+        self._discovered = False
+
+    def add(self, name: str, target: str, help: str) -> None:
+        """Add an entry; a name that is taken is refused."""
+        if name in self._entries:
+            raise SpecError(
+                f"{self.kind} '{name}' is registered already, as {self._entries[name].target}; choose another name"
+            )
+        self._entries[name] = Entry(name, target, help)
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        self._discovered = True
+        for point in entry_points(group=self.group):
+            self.add(point.name, point.value, f"from {point.dist.name if point.dist else 'a plug-in'}")
+
+    def entry(self, name: str) -> Entry:
+        """The entry of that name, or `UnknownNameError` with the nearest names."""
+        self._discover()
+        if name not in self._entries:
+            raise UnknownNameError(self.kind, name, self._entries)
+        return self._entries[name]
+
+    def load(self, name: str) -> Any:
+        """Import what the name stands for."""
+        return load_attribute(self.entry(name).target)
+
+    def __iter__(self) -> Iterator[Entry]:
+        self._discover()
+        return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
+
+    def __contains__(self, name: object) -> bool:
+        self._discover()
+        return name in self._entries
+
+
+MECHANISMS = Registry("mechanism", "splitveil.mechanisms")
+MECHANISMS.add("identity", "splitveil.defenses.mechanisms.identity:Identity", "release the features as they are")
+MECHANISMS.add("clip", "splitveil.defenses.mechanisms.clip:Clip", "clip the features to a box")
+MECHANISMS.add("gaussian", "splitveil.defenses.mechanisms.gaussian:Gaussian", "add isotropic Gaussian noise")
+
+PENALTIES = Registry("penalty", "splitveil.penalties")
+PENALTIES.add(
+    "conditional_entropy",
+    "splitveil.defenses.penalties.conditional_entropy:ConditionalEntropy",
+    "raise the entropy of the input given the release (CEM)",
+)
+
+DEFENSES = Registry("defense", "splitveil.defenses")
+DEFENSES.add("none", "splitveil.defenses.presets:none", "no defense: the control that every claim is measured against")
+DEFENSES.add("gaussian", "splitveil.defenses.presets:gaussian", "clip to a box and add Gaussian noise")
+DEFENSES.add("cem", "splitveil.defenses.presets:cem", "gaussian, trained with conditional entropy maximisation")
+DEFENSES.add(
+    "conditional_entropy",
+    "splitveil.defenses.presets:conditional_entropy",
+    "CEM's penalty alone; give noise_std where the host has no noise",
+)
+
+ATTACKS = Registry("attack", "splitveil.attacks")
+ATTACKS.add("decoder", "splitveil.attacks.decoder:Decoder", "inverse network trained on auxiliary pictures")
+ATTACKS.add("mean_image", "splitveil.attacks.controls:MeanImage", "control: always the mean picture")
+ATTACKS.add("class_mean", "splitveil.attacks.controls:ClassMean", "control: the mean picture of the predicted class")
+ATTACKS.add("ridge", "splitveil.attacks.controls:Ridge", "control: ridge regression from release to picture")
+
+METRICS = Registry("metric", "splitveil.metrics")
+METRICS.add("mse", "splitveil.metrics.images:MeanSquaredError", "mean squared error of a picture in [0, 1]")
+METRICS.add("psnr", "splitveil.metrics.images:PeakSignalToNoise", "peak signal-to-noise ratio in dB")
+METRICS.add("ssim", "splitveil.metrics.images:StructuralSimilarity", "structural similarity")
+
+MODELS = Registry("model", "splitveil.models")
+MODELS.add("vgg11", "splitveil.nets.vgg:vgg11", "VGG-11 with batch norm, cut behind a bottleneck and a sigmoid")
+MODELS.add(
+    "resnet20", "splitveil.nets.resnet:resnet20", "ResNet-20 with 5x5 stem, cut behind a bottleneck and a sigmoid"
+)
+MODELS.add("small", "splitveil.nets.small:small", "a small convolutional net for pictures such as the digits")
+
+RECIPES = Registry("recipe", "splitveil.recipes")
+RECIPES.add("tiny", "splitveil.experiments.recipes:tiny", "seconds: digits and tests")
+RECIPES.add("quick", "splitveil.experiments.recipes:quick", "minutes on two cores: narrow nets, small attackers")
+RECIPES.add(
+    "full", "splitveil.experiments.recipes:full", "the paper's settings: 240 epochs, full attackers; needs a GPU"
+)
+
+SOURCES = Registry("data source", "splitveil.sources")
+SOURCES.add("digits", "splitveil.data.digits:load_digits", "1,797 grey 8x8 digits, built in")
+SOURCES.add("parquet", "splitveil.data.parquet:load_parquet", "a folder of parquet image tables")
+SOURCES.add("folder", "splitveil.data.folder:load_folder", "a folder with one sub-folder of pictures per class")

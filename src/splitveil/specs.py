@@ -1,0 +1,127 @@
+"""Specs: what a run is asked to be. Frozen, plain data; an unknown key is refused with the nearest known one."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from splitveil.errors import SpecError, UnknownNameError
+
+__all__ = [
+    "AugmentSpec",
+    "DataSpec",
+    "Frozen",
+    "ModelSpec",
+    "PlugInSpec",
+    "RunSpec",
+    "TrainingSpec",
+    "parse",
+]
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Frozen(BaseModel):
+    """Plain data that does not change, without NaN and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class PlugInSpec(Frozen):
+    """A plug-in by name with its parameters."""
+
+    name: str
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class DataSpec(Frozen):
+    """Where the pictures come from and how they are split.
+
+    `seed` is the split's own, so that runs with different training seeds share their pictures. Shares are of the
+    training table where the source has a test table of its own, else of all pictures.
+    """
+
+    source: str
+    path: str | None = None
+    limit: int | None = Field(default=None, ge=1, description="the most pictures to use, stratified")
+    seed: int = 0
+    val_share: float = Field(default=0.1, gt=0, lt=1)
+    aux_share: float = Field(default=0.25, gt=0, lt=1)
+    test_share: float = Field(default=0.2, gt=0, lt=1)
+    digest: str | None = Field(default=None, description="seal of pictures, labels and splits; checked when given")
+
+
+class ModelSpec(Frozen):
+    """A factory ``package.module:function`` that returns `SplitParts`, and its keyword arguments.
+
+    A run that was started with a live instance records no factory: who loads it must name one.
+    """
+
+    factory: str | None
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class AugmentSpec(Frozen):
+    """Random changes of training pictures: crop padding in pixels, flip, rotation in degrees."""
+
+    crop: int = Field(default=0, ge=0)
+    flip: bool = False
+    rotation: float = Field(default=0.0, ge=0, le=180)
+
+
+class TrainingSpec(Frozen):
+    """SGD with momentum; `milestones` are shares of the epochs at which the rate is multiplied by `gamma`."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(default=128, ge=2)
+    lr: float = Field(default=0.05, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    schedule: Literal["multistep", "cosine", "constant"] = "cosine"
+    milestones: tuple[float, ...] = (0.25, 0.5, 0.75, 0.875)
+    gamma: float = Field(default=0.2, gt=0, le=1)
+    clip_norm: float | None = Field(default=5.0, gt=0, description="largest gradient norm, None for no limit")
+    augment: AugmentSpec = AugmentSpec()
+
+
+class RunSpec(Frozen):
+    """Everything that determines a run's weights, together with the versions in its environment."""
+
+    format: Literal[1] = 1
+    seed: int = 0
+    data: DataSpec
+    model: ModelSpec
+    defense: PlugInSpec
+    training: TrainingSpec
+    task: str = "classification"
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, value: str) -> str:
+        if value != "classification":
+            raise UnknownNameError("task", value, ["classification"])
+        return value
+
+
+def parse(model: type[_Model], data: Any, source: str) -> _Model:
+    """Validate plain data; an unknown key is named with the nearest known one.
+
+    Raises:
+        SpecError: with one line per fault.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise SpecError(f"{source}: " + "; ".join(_explain(model, item) for item in error.errors())) from error
+
+
+def _explain(model: type[BaseModel], item: Any) -> str:
+    path = ".".join(str(part) for part in item["loc"])
+    if item["type"] != "extra_forbidden":
+        return f"{path or 'value'}: {item['msg']}, got {item.get('input')!r}"
+    owner: Any = model
+    for part in item["loc"][:-1]:
+        annotation = owner.model_fields[part].annotation if hasattr(owner, "model_fields") else None
+        owner = annotation if annotation is not None else owner
+    return str(UnknownNameError("key", path.rpartition(".")[2], getattr(owner, "model_fields", {})))

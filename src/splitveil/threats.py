@@ -1,0 +1,76 @@
+"""What an attacker is granted: plain data, so that an audit can say exactly what it assumed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from splitveil.errors import SpecError, UnknownNameError
+
+__all__ = ["Auxiliary", "Grant", "ThreatModel"]
+
+Grant = Literal["weights", "architecture", "query", "pairs", "tail", "labels"]
+Auxiliary = Literal["train", "same", "shifted", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class ThreatModel:
+    """What the attacker holds.
+
+    Args:
+        grants: ``weights`` of the head, its ``architecture``, the right to ``query`` it, ``pairs`` (x, r) of
+            auxiliary pictures, the ``tail`` that the cloud holds, ``labels`` of the auxiliary pictures.
+        knows_mechanism: the attacker knows how the release is made (Kerckhoffs's principle).
+        auxiliary: where the attacker's own pictures come from.
+        observations: releases of one picture that the attacker sees.
+        query_budget: the most releases it may ask for; None for no limit.
+
+    Example:
+        >>> ThreatModel.preset("black_box").allows("weights")
+        False
+    """
+
+    grants: frozenset[Grant]
+    knows_mechanism: bool = True
+    auxiliary: Auxiliary = "same"
+    observations: int = 1
+    query_budget: int | None = None
+
+    def __post_init__(self) -> None:
+        for grant in self.grants:
+            if grant not in get_args(Grant):
+                raise UnknownNameError("grant", str(grant), get_args(Grant))
+        if self.auxiliary not in get_args(Auxiliary):
+            raise UnknownNameError("auxiliary source", str(self.auxiliary), get_args(Auxiliary))
+        if self.observations < 1:
+            raise SpecError(f"expected observations >= 1, got {self.observations}")
+        if self.query_budget is not None and self.query_budget < 0:
+            raise SpecError(f"expected query_budget >= 0 or None, got {self.query_budget}")
+
+    def allows(self, grant: Grant) -> bool:
+        """Whether the attacker holds this."""
+        return grant in self.grants
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a record."""
+        return {**asdict(self), "grants": sorted(self.grants)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ThreatModel:
+        """The inverse of `to_json`."""
+        return cls(**{**data, "grants": frozenset(data["grants"])})
+
+    @classmethod
+    def preset(cls, name: str) -> ThreatModel:
+        """One of ``white_box``, ``black_box``, ``pairs_only``, ``query_free``."""
+        if name not in _PRESETS:
+            raise UnknownNameError("threat model", name, _PRESETS)
+        return cls(grants=_PRESETS[name])
+
+
+_PRESETS: dict[str, frozenset[Grant]] = {
+    "white_box": frozenset({"weights", "architecture", "query", "pairs", "tail", "labels"}),
+    "black_box": frozenset({"query", "pairs", "tail", "labels"}),
+    "pairs_only": frozenset({"pairs"}),
+    "query_free": frozenset({"tail", "labels"}),
+}

@@ -1,0 +1,52 @@
+"""The stream of the training set's features to which penalties refit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from splitveil.contracts import FeatureBatch
+from splitveil.data.loader import Pictures
+from splitveil.rng import Rng
+from splitveil.split import SplitModel, evaluating
+
+__all__ = ["TrainingFeatures"]
+
+_CHUNK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFeatures:
+    """Features of the shuffled, augmented training pictures under the current head, in evaluation mode.
+
+    Args:
+        model: whose features.
+        pictures: the training pictures.
+        classes: k.
+        rng: key of the order and of the augmentation; the same key gives the same features.
+        change: augmentation of a batch.
+    """
+
+    model: SplitModel
+    pictures: Pictures
+    classes: int
+    rng: Rng
+    change: Callable[[Tensor, torch.Generator], Tensor]
+
+    @property
+    def samples(self) -> int:
+        """N, the size of the training set."""
+        return len(self.pictures)
+
+    def __iter__(self) -> Iterator[FeatureBatch]:
+        """Chunks in a shuffled order, every class early."""
+        order = self.pictures.order(self.rng.child("order"))
+        generator = self.rng.child("augment").generator()
+        for start in range(0, len(order), _CHUNK):
+            x, y = self.pictures.get(order[start : start + _CHUNK])
+            with evaluating(self.model), torch.no_grad():
+                z, channel = self.model.features(self.change(x, generator))
+            yield FeatureBatch(z, y, channel)

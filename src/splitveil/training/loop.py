@@ -1,0 +1,280 @@
+"""The training loop: stages of epochs over the objective, selection on validation data, exact resume."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from splitveil.contracts import Stage, Task, TrainState, Weighted
+from splitveil.data.augment import augment
+from splitveil.data.loader import Pictures, steps
+from splitveil.errors import SpecError, TrainingError
+from splitveil.nets.surgery import apply_edits, describe_edits, edits_from_json, edits_to_json
+from splitveil.noise import SeededNoise
+from splitveil.rng import Rng
+from splitveil.split import SplitModel, evaluating
+from splitveil.training.checkpoint import CheckpointStore, Place, gather, scatter
+from splitveil.training.features import TrainingFeatures
+from splitveil.training.objective import Objective
+from splitveil.training.observer import Observer
+from splitveil.training.totals import Totals
+
+if TYPE_CHECKING:
+    from splitveil.specs import AugmentSpec, TrainingSpec
+
+__all__ = ["Trainer", "learning_rate"]
+
+_VALIDATION_BATCH = 512
+_CANDIDATES = 0.2  # the last share of the epochs, among which the weights are selected
+
+
+def learning_rate(settings: TrainingSpec, progress: float) -> float:
+    """The rate at this share of the stage's epochs.
+
+    Example:
+        >>> from splitveil.specs import TrainingSpec
+        >>> learning_rate(TrainingSpec(epochs=10, lr=0.1, schedule="cosine"), 0.5)
+        0.05
+    """
+    if settings.schedule == "cosine":
+        return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    if settings.schedule == "multistep":
+        return settings.lr * settings.gamma ** sum(progress >= share for share in settings.milestones)
+    return settings.lr
+
+
+class Trainer:
+    """Trains a split model in place.
+
+    Every random number is a function of (seed, stage, epoch, step), so a resumed run ends with the same bits as one
+    that was never stopped. The final weights are those with the lowest objective on validation data among the last
+    fifth of the last stage's epochs: before that, penalties have not yet reached their weight, and to select by
+    accuracy alone would select the least private epoch.
+
+    Args:
+        model: trained in place.
+        task: loss and score.
+        penalties: with schedules.
+        stages: in order.
+        settings: optimiser, schedule, augmentation.
+        train: training pictures on the device.
+        val: validation pictures on the device.
+        classes: k.
+        rng: key of everything random.
+        observer: hears of steps and events.
+        store: where to keep checkpoints, or None.
+    """
+
+    def __init__(
+        self,
+        model: SplitModel,
+        task: Task,
+        penalties: Sequence[Weighted],
+        stages: Sequence[Stage],
+        settings: TrainingSpec,
+        *,
+        train: Pictures,
+        val: Pictures,
+        classes: int,
+        rng: Rng,
+        observer: Observer | None = None,
+        store: CheckpointStore | None = None,
+    ) -> None:
+        self.model, self.task, self.penalties, self.stages = model, task, tuple(penalties), tuple(stages)
+        self.settings, self.train_set, self.val_set, self.classes = settings, train, val, classes
+        self.rng, self.observer, self.store = rng, observer or Observer(), store
+        self.steps = steps(len(train), settings.batch_size)
+        self.place = Place()
+        self.totals = Totals()
+        self._blueprint = copy.deepcopy(model) if any(stage.before for stage in stages) else None
+        self._best: dict[str, Tensor] = {}
+
+    def run(self) -> None:
+        """Train to the end, from the checkpoint where there is one.
+
+        Raises:
+            TrainingError: the loss is not finite.
+            KeyboardInterrupt: after a checkpoint was written.
+        """
+        saved = self.store.load() if self.store else None
+        if saved is not None:
+            self.place = saved[1]
+            self.observer.rewind(self.place.log_size)
+            apply_edits(self.model, edits_from_json(self.place.edits))
+        self.observer.start("train", sum(self._epochs(s) for s in self.stages) * self.steps, self._done())
+        try:
+            while self.place.stage < len(self.stages):
+                self._run_stage(self.stages[self.place.stage], saved[0] if saved else None)
+                saved = None
+                self.place.stage, self.place.epoch, self.place.step = self.place.stage + 1, 0, 0
+        finally:
+            self.observer.stop()
+        self.model.load_state_dict(self._best)
+        self.model.requires_grad_(True).eval()
+
+    def _epochs(self, stage: Stage) -> int:
+        return max(1, round(stage.share * self.settings.epochs))
+
+    def _done(self) -> int:
+        before = sum(self._epochs(stage) for stage in self.stages[: self.place.stage])
+        return (before + self.place.epoch) * self.steps + self.place.step
+
+    def _run_stage(self, stage: Stage, saved: dict[str, Tensor] | None) -> None:
+        if saved is None and stage.before is not None:
+            stage.before(self.model)
+        objective = Objective(self.model, self.task, self.penalties, self.rng.child("stage", self.place.stage))
+        objective.to(self.train_set.device)
+        trained = self._set_trainable(stage)
+        optimizer = torch.optim.SGD(
+            trained, lr=self.settings.lr, momentum=self.settings.momentum, weight_decay=self.settings.weight_decay
+        )
+        if saved is not None:
+            extra = scatter(saved, self._modules(), optimizer)
+            self._best = {name[5:]: value for name, value in extra.items() if name.startswith("best/")}
+            self.totals.load({name: value for name, value in extra.items() if not name.startswith("best/")})
+        elif self._blueprint is not None:
+            self.place.edits = edits_to_json(describe_edits(self._blueprint, self.model))
+        while self.place.epoch < self._epochs(stage):
+            self._run_epoch(stage, objective, optimizer, trained)
+            self.place.epoch, self.place.step = self.place.epoch + 1, 0
+            self.totals = Totals()
+            self._save(optimizer)
+
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        penalties = {f"penalty_{item.name}": item.penalty for item in self.penalties}
+        return {"model": self.model, **penalties}
+
+    def _set_trainable(self, stage: Stage) -> list[torch.nn.Parameter]:
+        self.model.train()
+        for name, part in self.model.named_children():
+            part.requires_grad_(name in stage.parts)
+            part.train(name in stage.parts)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        if not trained:
+            raise SpecError(f"expected parameters to train in stage '{stage.name}', got none in {stage.parts}")
+        return trained
+
+    def _state(self, stage: Stage, step: int) -> TrainState:
+        epochs = self._epochs(stage)
+        progress = (self.place.epoch + step / self.steps) / epochs
+        by_epoch = self.place.epoch / epochs if self.settings.schedule == "multistep" else progress
+        rate = learning_rate(self.settings, by_epoch)
+        return TrainState(self.place.epoch, step, progress, rate, self.place.last_validation)
+
+    def _change(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        options: AugmentSpec = self.settings.augment
+        return augment(x, crop=options.crop, flip=options.flip, rotation=options.rotation, generator=generator)
+
+    def _run_epoch(
+        self,
+        stage: Stage,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        trained: list[torch.nn.Parameter],
+    ) -> None:
+        rng = objective.rng.child("epoch", self.place.epoch)
+        if self.place.step == 0:
+            features = TrainingFeatures(self.model, self.train_set, self.classes, rng.child("features"), self._change)
+            self.place.facts = objective.start_epoch(features)
+        order = self.train_set.order(rng.child("order"))
+        size = self.settings.batch_size
+        for step in range(self.place.step, self.steps):
+            x, y = self.train_set.get(order[step * size : (step + 1) * size])
+            x = self._change(x, rng.child("augment", step).generator())
+            state = self._state(stage, step)
+            self._step(objective, optimizer, trained, x, y, state)
+            self.place.step = step + 1
+            self.observer.advance(f"epoch {self.place.epoch + 1}/{self._epochs(stage)}")
+            if self.store is not None and self.store.due and self.place.step < self.steps:
+                self._save(optimizer)
+        self._close_epoch(stage, objective)
+
+    def _step(
+        self,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        trained: list[torch.nn.Parameter],
+        x: Tensor,
+        y: Tensor,
+        state: TrainState,
+    ) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = state.lr
+        optimizer.zero_grad(set_to_none=True)
+        losses = objective(x, y, state)
+        losses.backward()
+        if self.settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(trained, self.settings.clip_norm)
+        optimizer.step()
+        self.totals.add(losses, len(x))
+
+    def _close_epoch(self, stage: Stage, objective: Objective) -> None:
+        means = self.totals.means()
+        if not all(math.isfinite(value) for value in means.values()):
+            raise TrainingError(
+                f"expected a finite loss, got {means['loss']} in epoch {self.place.epoch + 1} of stage '{stage.name}': "
+                "lower training.lr or the weight of the penalty"
+            )
+        state = self._state(stage, self.steps - 1)
+        validation = self._validate(stage, objective)
+        self.place.last_validation = validation["val_accuracy"]
+        self._select(stage, validation["val_objective"])
+        event = {
+            "event": "epoch",
+            "stage": stage.name,
+            "epoch": self.place.epoch,
+            "lr": state.lr,
+            "loss": means.pop("loss"),
+            "train_accuracy": means.pop("score"),
+            "terms": means,
+            "weights": self.totals.weights,
+            **validation,
+            "facts": self.place.facts,
+        }
+        self.observer.event(event)
+        self._warn_of_collapse(stage, validation)
+
+    def _validate(self, stage: Stage, objective: Objective) -> dict[str, float]:
+        """The objective on validation data, with the weights that penalties have at the end of the stage."""
+        epochs = self._epochs(stage)
+        end = TrainState(epochs - 1, self.steps - 1, 1.0, learning_rate(self.settings, (epochs - 1) / epochs))
+        rng = self.rng.child("validation")
+        totals, start = Totals(), 0
+        with evaluating(self.model), torch.no_grad():
+            for x, y in self.val_set.batches(_VALIDATION_BATCH):
+                noise = SeededNoise(rng, start)
+                trace = self.model(x, self.model.draw(noise, len(x), x.device))
+                totals.add(objective.judge(trace, y, end, rng), len(x))
+                start += len(x)
+        means = totals.means()
+        return {"val_loss": means["task"], "val_accuracy": means["score"], "val_objective": means["loss"]}
+
+    def _select(self, stage: Stage, value: float) -> None:
+        last_stage = self.place.stage == len(self.stages) - 1
+        first = self._epochs(stage) - max(1, math.ceil(_CANDIDATES * self._epochs(stage)))
+        if not last_stage or self.place.epoch < first:
+            return
+        if self.place.best_value is None or value < self.place.best_value:
+            self.place.best_value = value
+            self._best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+    def _warn_of_collapse(self, stage: Stage, validation: dict[str, float]) -> None:
+        chance = validation["val_accuracy"] <= 1.2 / self.classes
+        pulled = {name: weight for name, weight in self.totals.weights.items() if weight > 0}
+        if chance and pulled and self.place.epoch + 1 >= 0.5 * self._epochs(stage):
+            names = ", ".join(f"{name} (weight {weight:.3g})" for name, weight in pulled.items())
+            text = (
+                f"accuracy is at chance under {names}: the features have collapsed; lower the weight or warm up longer"
+            )
+            self.observer.event({"event": "warning", "epoch": self.place.epoch, "text": text})
+
+    def _save(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.store is not None:
+            best = {f"best/{name}": value for name, value in self._best.items()}
+            self.place.log_size = self.observer.log_size()
+            self.store.save(gather(self._modules(), optimizer, {**best, **self.totals.state()}), self.place)

@@ -1,0 +1,96 @@
+"""The loss that is optimised, which is the loss that is logged: ``task + sum weight(state) * penalty``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from splitveil.contracts import FeatureStream, PenaltyContext, Task, Trace, TrainState, Weighted
+from splitveil.noise import SeededNoise
+from splitveil.rng import Rng
+from splitveil.split import SplitModel
+
+__all__ = ["Losses", "Objective"]
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """One evaluation of the objective.
+
+    Args:
+        total: scalar, ``terms['task'] + sum weights[name] * terms[name]``.
+        terms: unweighted, by name.
+        weights: effective weights of this step; a penalty with weight 0 is not evaluated and has no term.
+        trace: the pass behind it.
+        score: ``(n,)`` of the task.
+    """
+
+    total: Tensor
+    terms: Mapping[str, Tensor]
+    weights: Mapping[str, float]
+    trace: Trace
+    score: Tensor
+
+    def backward(self) -> None:
+        """Gradients of `total`."""
+        torch.autograd.backward(self.total)
+
+
+class Objective:
+    """A task and penalties over a split model, for our loop or a user's own.
+
+    Args:
+        model: the split model.
+        task: per-sample loss.
+        penalties: with their schedules.
+        rng: key of the noise and of random layers.
+
+    Example:
+        >>> import splitveil as sv
+        >>> parts = sv.factory("small", classes=2, input_shape=(1, 8, 8))
+        >>> model, objective = sv.protect(parts, sv.defenses.gaussian(noise_std=0.1), classes=2, seed=0)
+        >>> loss = objective(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), TrainState(0, 0, 0.0, 0.1))
+        >>> loss.backward()
+    """
+
+    def __init__(self, model: SplitModel, task: Task, penalties: Sequence[Weighted], rng: Rng) -> None:
+        self.model, self.task, self.penalties, self.rng = model, task, tuple(penalties), rng
+
+    def to(self, device: torch.device | str) -> Objective:
+        """Move the model and the penalties."""
+        self.model.to(device)
+        for item in self.penalties:
+            item.penalty.to(device)
+        return self
+
+    def start_epoch(self, features: FeatureStream) -> dict[str, dict[str, float]]:
+        """Let every penalty refit to the training set's features; returns their facts by name."""
+        facts = {item.name: item.penalty.on_epoch(features) for item in self.penalties}
+        return {name: values for name, values in facts.items() if values}
+
+    def __call__(self, x: Tensor, y: Tensor, state: TrainState) -> Losses:
+        """The losses of a batch: ``x (n, c, h, w)`` in [0, 1], labels ``y (n,)``."""
+        rng = self.rng.child("step", state.epoch, state.step)
+        with rng.child("layers").scoped(x.device):
+            trace = self.model(x, self.model.draw(SeededNoise(rng.child("noise")), len(x), x.device))
+        return self.judge(trace, y, state, rng)
+
+    def judge(self, trace: Trace, y: Tensor, state: TrainState, rng: Rng) -> Losses:
+        """The losses of a pass that is there already."""
+        terms: dict[str, Tensor] = {"task": self.task.loss(trace.output, y).mean()}
+        weights: dict[str, float] = {}
+        total = terms["task"]
+        for item in self.penalties:
+            weights[item.name] = weight = item.weight(state)
+            if weight == 0:
+                continue
+            context = PenaltyContext(self.model, y, state, rng.child("penalty", item.name))
+            if self.model.training:
+                item.penalty.on_step(trace, context)
+            parts = item.penalty(trace, context)
+            terms.update(parts)
+            total = total + weight * torch.stack(list(parts.values())).sum()
+        return Losses(total, terms, weights, trace, self.task.score(trace.output.detach(), y))

@@ -1,0 +1,68 @@
+"""Every registered mechanism keeps the contract; a new one needs a row in `PARAMS`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+import torch
+
+from splitveil.contracts import FeatureSpec, Mechanism
+from splitveil.registry import MECHANISMS
+from splitveil.rng import Rng
+from splitveil.split import SplitModel, evaluating
+
+PARAMS: dict[str, dict[str, Any]] = {
+    "identity": {},
+    "clip": {"low": 0.2, "high": 0.8},
+    "gaussian": {"noise_std": 0.1},
+}
+SPECS = {
+    "map": FeatureSpec.of((4, 6, 6), range=(0.0, 1.0)),
+    "tokens": FeatureSpec.of((17, 12), prefix_tokens=1),
+    "vector": FeatureSpec.of((20,)),
+}
+BUILT_IN = [entry.name for entry in MECHANISMS if entry.target.startswith("splitveil.")]
+
+each_mechanism = pytest.mark.parametrize("name", BUILT_IN)
+each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+
+
+def build(name: str, spec: FeatureSpec) -> SplitModel:
+    """The mechanism alone behind the one door."""
+    mechanism: Mechanism = MECHANISMS.load(name).from_spec(spec, Rng(0), **PARAMS[name])
+    return harness.wire(mechanism, spec)
+
+
+def test_every_mechanism_has_a_row() -> None:
+    assert sorted(PARAMS) == sorted(BUILT_IN), "give the new mechanism its parameters in PARAMS"
+
+
+@each_mechanism
+@each_spec
+@pytest.mark.parametrize("check", harness.CHECKS)
+def test_mechanism_keeps_the_contract(name: str, spec: FeatureSpec, check: str) -> None:
+    getattr(harness, check)(build(name, spec))
+
+
+@each_mechanism
+@each_spec
+def test_mechanism_keeps_dtype_and_device(name: str, spec: FeatureSpec) -> None:
+    harness.check_dtype_and_device(build(name, spec).mechanism, spec)
+
+
+@each_mechanism
+def test_mechanism_exports_with_a_free_batch(name: str, tmp_path: Path) -> None:
+    harness.check_export(build(name, SPECS["map"]), tmp_path)
+
+
+@each_mechanism
+def test_mechanism_has_the_channel_that_it_declares(name: str) -> None:
+    model = build(name, SPECS["map"])
+    with evaluating(model), torch.no_grad():
+        channel = model(harness.pictures(model, 1), harness.noises(model, 1)).channel
+    if channel is not None:
+        harness.check_channel(model, stage_variance=0.0)
+    assert (channel is None) == (name in {"identity", "clip"})
