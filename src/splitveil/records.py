@@ -17,16 +17,25 @@ state/              checkpoint to resume from; removed when training is done
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from splitveil.errors import InputError, MissingDataError
+from splitveil.errors import MissingDataError
 from splitveil.files import write_text
-from splitveil.specs import AugmentSpec, DataSpec, Frozen, ModelSpec, PlugInSpec, RunSpec, TrainingSpec, parse
+from splitveil.specs import (
+    AugmentSpec,
+    DataSpec,
+    Frozen,
+    ModelSpec,
+    PlugInSpec,
+    RunSpec,
+    TrainingSpec,
+    parse,
+    read_json,
+)
 
 __all__ = [
     "AttackResult",
@@ -186,14 +195,4 @@ class RunRecord:
         self.write("attacks.json", {"format": 1, "attacks": [item.model_dump(mode="json") for item in [*kept, result]]})
 
     def _read(self, name: str) -> Any:
-        file = self.path / name
-        try:
-            return json.loads(file.read_text(), parse_constant=_refuse_constant)
-        except FileNotFoundError as error:
-            raise MissingDataError(f"expected the file '{file}', got none: the run is incomplete") from error
-        except (ValueError, UnicodeDecodeError) as error:
-            raise InputError(f"expected JSON in '{file}', got {error}: restore the file or run again") from error
-
-
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is not JSON ({math.nan} is written as null)")
+        return read_json(self.path / name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from splitveil.errors import SpecError, UnknownNameError
+from splitveil.errors import InputError, MissingDataError, SpecError, UnknownNameError
 
 __all__ = [
     "AugmentSpec",
@@ -17,6 +19,7 @@ __all__ = [
     "RunSpec",
     "TrainingSpec",
     "parse",
+    "read_json",
 ]
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -125,3 +128,22 @@ def _explain(model: type[BaseModel], item: Any) -> str:
         annotation = owner.model_fields[part].annotation if hasattr(owner, "model_fields") else None
         owner = annotation if annotation is not None else owner
     return str(UnknownNameError("key", path.rpartition(".")[2], getattr(owner, "model_fields", {})))
+
+
+def read_json(file: Path) -> Any:
+    """JSON from a file.
+
+    Raises:
+        MissingDataError: no such file.
+        InputError: not JSON, or NaN in it.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise MissingDataError(f"expected the file '{file}', got: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"expected JSON in '{file}', got {error}: restore the file or run again") from error
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text}, which is not JSON")

@@ -61,8 +61,8 @@ class _RidgeInverter(Inverter):
 def _all_pairs(view: AttackerView, rng: Rng) -> tuple[Tensor, Tensor]:
     """All auxiliary pictures with one release each."""
     pairs = [
-        view.pairs(indices, rng.child("pairs", number))
-        for number, indices in enumerate(torch.arange(len(view.auxiliary)).split(_CHUNK))
+        view.pairs(torch.arange(start, min(start + _CHUNK, len(view.auxiliary))), rng.child("pairs", start))
+        for start in range(0, len(view.auxiliary), _CHUNK)
     ]
     return torch.cat([x for x, _ in pairs]), torch.cat([r for _, r in pairs])
 
@@ -140,8 +140,9 @@ class _Ridge:
 
     def __call__(self, penalty: float) -> Tensor:
         """W ``(q, d)``."""
-        inverse = self.vectors / (self.values.clamp(min=0) + penalty) @ self.vectors.T
+        inverse: Tensor = self.vectors / (self.values.clamp(min=0) + penalty) @ self.vectors.T
         n = len(self.rows)
-        if self.primal:
-            return inverse @ (self.rows.T @ self.targets) / n
-        return self.rows.T @ (inverse @ self.targets) / n
+        weight: Tensor = (
+            inverse @ (self.rows.T @ self.targets) if self.primal else self.rows.T @ (inverse @ self.targets)
+        )
+        return weight / n

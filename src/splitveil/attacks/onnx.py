@@ -112,7 +112,7 @@ class OnnxSubject:
         if self._batch is None:
             return self._call(values)
         rows = []
-        for chunk in zip(*(value.split(self._batch) for value in values), strict=True):
+        for chunk in zip(*(torch.split(value, self._batch) for value in values), strict=True):
             missing = self._batch - len(chunk[0])
             padded = [torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) for part in chunk]
             rows.append(self._call(padded)[: len(chunk[0])])

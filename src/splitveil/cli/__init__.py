@@ -1,1 +1,49 @@
+"""The command line: one small file per command, no logic, no torch before it is needed."""
 
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from splitveil.cli import attack, demo, listing, train
+from splitveil.errors import SplitveilError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="splitveil",
+    help="Split inference that keeps its pictures: train and attack networks cut between device and cloud.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("demo")(demo.demo)
+app.command("train")(train.train)
+app.command("attack")(attack.attack)
+app.command("list")(listing.list_names)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Show the version and exit."),
+) -> None:
+    if version:
+        from splitveil import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line: errors of the user's go to stderr in one line, with their exit code."""
+    try:
+        app()
+    except SplitveilError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted: the same command goes on where it stopped", err=True)
+        sys.exit(130)

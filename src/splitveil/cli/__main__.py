@@ -1,0 +1,5 @@
+"""``python -m splitveil.cli``."""
+
+from splitveil.cli import main
+
+main()

@@ -1,0 +1,82 @@
+"""What commands share: options given as key=value, the progress bar, tables and JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from splitveil.errors import UsageError
+
+if TYPE_CHECKING:
+    from splitveil.training.observer import Observer
+
+__all__ = ["echo_json", "parse_options", "progress_bar", "show_table"]
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """``["weight=2", "surrogate=bound"]`` to values: JSON where it is JSON, else text.
+
+    Example:
+        >>> parse_options(["weight=2.5", "surrogate=bound"])
+        {'weight': 2.5, 'surrogate': 'bound'}
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not (separator and key and text):
+            raise UsageError(f"expected name=value, got '{pair}'")
+        if key in values:
+            raise UsageError(f"expected '{key}' once, got it twice")
+        try:
+            values[key] = json.loads(text)
+        except ValueError:
+            values[key] = text
+    return values
+
+
+def progress_bar(label: str) -> Observer:
+    """A bar with rate and time left on stderr; silent when that is not a terminal, but for warnings."""
+    from splitveil.cli.progress import Bar, Quiet
+
+    return Bar(label) if sys.stderr.isatty() else Quiet(label)
+
+
+def echo_json(data: Any) -> None:
+    """JSON on stdout."""
+    typer.echo(json.dumps(data, indent=2, allow_nan=False))
+
+
+def show_table(paths: Sequence[Path]) -> None:
+    """The summary of runs as a table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from splitveil.records import RunRecord
+    from splitveil.report.console import summary_rows
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("defense", "accuracy %", "attacker MSE", "PSNR dB", "SSIM", "worst dB", "controls"):
+        table.add_column(column, justify="left" if column == "defense" else "right")
+    for row in summary_rows([RunRecord(path) for path in paths]):
+        cells = [_number(row["accuracy"], 100, 1), *(_number(row[key], 1, d) for key, d in _COLUMNS)]
+        beaten = row["beats_controls"]
+        verdict = "-" if beaten is None else "beaten" if beaten else "NOT BEATEN"
+        table.add_row(row["defense"], *cells, verdict)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+_COLUMNS = (("mse", 4), ("psnr_db", 2), ("ssim", 3), ("worst_psnr_db", 2))
+
+
+def _number(value: Any, scale: float, digits: int) -> str:
+    if value is None:
+        return "-"
+    if not isinstance(value, dict):
+        return f"{value * scale:.{digits}f}"
+    half = (value["high"] - value["low"]) / 2
+    return f"{value['mean'] * scale:.{digits}f} ±{half * scale:.{digits}f}"

@@ -1,0 +1,72 @@
+"""``splitveil train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitveil.cli.common import echo_json, parse_options, progress_bar
+from splitveil.errors import UsageError
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of the run: new, or an earlier one to go on with.")],
+    data: Annotated[
+        str, typer.Option(help="'digits', a folder of parquet tables, or a folder with one sub-folder per class.")
+    ] = "digits",
+    defense: Annotated[str, typer.Option(help="See  splitveil list defenses.")] = "cem",
+    param: Annotated[list[str] | None, typer.Option("--param", "-p", help="Of the defense: weight=2.")] = None,
+    model: Annotated[str | None, typer.Option(help="See  splitveil list models, or package.module:function.")] = None,
+    model_param: Annotated[list[str] | None, typer.Option(help="Of the model: width=0.25.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="tiny, quick or full; tiny for the digits, else quick.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Of the training: epochs=10.")] = None,
+    spec: Annotated[Path | None, typer.Option(help="A spec.json, in place of the options above.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The most pictures to use.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and noise.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cuda or cpu; the first GPU by default.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Train a split model under a defense; the same command goes on with an interrupted run."""
+    from splitveil.data.sources import guess_source
+    from splitveil.defenses import load_defense
+    from splitveil.experiments.api import default_recipe, make_spec
+    from splitveil.experiments.recipes import load_recipe
+    from splitveil.experiments.training import train_run
+    from splitveil.specs import PlugInSpec, RunSpec, TrainingSpec, parse, read_json
+
+    if spec is not None:
+        chosen = parse(RunSpec, read_json(spec), str(spec))
+    else:
+        load_defense(defense, parse_options(param or []))
+        plan = load_recipe(recipe or default_recipe(guess_source(data)[0]))
+        chosen = make_spec(
+            data,
+            model=model,
+            model_kwargs=parse_options(model_param or []),
+            defense=PlugInSpec(name=defense, params=parse_options(param or [])),
+            recipe=plan,
+            seed=seed,
+            limit=limit,
+        )
+        changed = {**chosen.training.model_dump(), **parse_options(set_ or [])}
+        chosen = chosen.model_copy(update={"training": parse(TrainingSpec, changed, "--set")})
+    if spec is not None and (param or set_ or model_param or limit):
+        raise UsageError("expected either --spec or --param, --set, --model-param, --limit, got both")
+    label = out.name or chosen.defense.name
+    trusted = model if model is not None and ":" in model else None
+    record = train_run(chosen, out, observer=progress_bar(label), device=device, trusted=trusted)
+    result = record.evaluation
+    if result is None:
+        return
+    if json_:
+        echo_json({"run": str(out), **result.model_dump(mode="json")})
+    else:
+        accuracy = result.accuracy
+        typer.echo(
+            f"{out}: accuracy {100 * accuracy.mean:.1f} % "
+            f"[{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}] on {accuracy.n} pictures, "
+            f"{result.payload_bytes} bytes per release"
+        )
+        typer.echo(f"next: splitveil attack {out}")

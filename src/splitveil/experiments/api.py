@@ -1,0 +1,144 @@
+"""The Python tour: factory, protect, train, attack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from splitveil.data.sources import guess_source
+from splitveil.defenses import Defense
+from splitveil.errors import SpecError
+from splitveil.experiments.attacking import attack_run
+from splitveil.experiments.attacking import load_model as load_run_model
+from splitveil.experiments.building import build_parts, build_protected, factory_target
+from splitveil.experiments.recipes import Recipe, load_recipe
+from splitveil.experiments.training import load_data_spec, train_run
+from splitveil.nets.parts import SplitParts
+from splitveil.records import AttackResult, RunRecord
+from splitveil.rng import Rng
+from splitveil.specs import DataSpec, ModelSpec, PlugInSpec, RunSpec
+from splitveil.split import SplitModel
+from splitveil.threats import ThreatModel
+from splitveil.training.objective import Objective
+from splitveil.training.observer import Observer
+from splitveil.training.tasks import Classification
+
+__all__ = ["attack", "default_recipe", "factory", "load_model", "make_spec", "protect", "train"]
+
+
+def factory(model: str, *, seed: int = 0, **kwargs: Any) -> SplitParts:
+    """Build a registered net, or ``package.module:function``, in parts.
+
+    Example:
+        >>> factory("small", classes=10, input_shape=(1, 8, 8)).input_shape
+        (1, 8, 8)
+    """
+    target = factory_target(model)
+    return build_parts(ModelSpec(factory=target, kwargs=kwargs), Rng(seed).child("init"), trusted=target)
+
+
+def protect(parts: SplitParts, defense: Defense, *, classes: int, seed: int = 0) -> tuple[SplitModel, Objective]:
+    """A split model under a defense and its objective, for a training loop of your own.
+
+    Call ``objective.start_epoch(features)`` before each epoch where the defense has penalties that refit.
+    """
+    model, penalties = build_protected(parts, defense, classes, Rng(seed).child("init"))
+    return model, Objective(model, Classification(), penalties, Rng(seed).child("train"))
+
+
+def default_recipe(source: str) -> str:
+    """``tiny`` for the digits, ``quick`` for everything else."""
+    return "tiny" if source == "digits" else "quick"
+
+
+def make_spec(
+    data: str,
+    *,
+    model: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    defense: PlugInSpec,
+    recipe: Recipe,
+    seed: int = 0,
+    limit: int | None = None,
+) -> RunSpec:
+    """A spec from a few words and a recipe."""
+    source, path = guess_source(data)
+    name = model or recipe.model
+    return RunSpec(
+        seed=seed,
+        data=DataSpec(source=source, path=str(path.resolve()) if path else None, limit=limit or recipe.limit),
+        model=ModelSpec(factory=factory_target(name), kwargs={**recipe.kwargs_for(name), **(model_kwargs or {})}),
+        defense=defense,
+        training=recipe.training,
+    )
+
+
+def train(
+    model: str | None,
+    data: str | Path,
+    defense: Defense,
+    *,
+    out: str | Path,
+    recipe: str | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    observer: Observer | None = None,
+    device: str | None = None,
+    **model_kwargs: Any,
+) -> RunRecord:
+    """Train a registered net, or ``package.module:function``, under a defense.
+
+    Args:
+        model: name of the net; None for the recipe's.
+        data: ``digits``, or a folder of pictures or of parquet tables.
+        defense: see `splitveil.defenses`.
+        out: folder of the run.
+        recipe: ``tiny``, ``quick`` or ``full``.
+        seed: of weights, order, augmentation and noise.
+        limit: the most pictures to use.
+        observer: hears of progress.
+        device: ``cuda``, ``cpu`` …
+        model_kwargs: for the net's factory, such as ``width=0.25``.
+    """
+    source, _ = guess_source(str(data))
+    spec = make_spec(
+        str(data),
+        model=model,
+        model_kwargs=model_kwargs,
+        defense=PlugInSpec.model_validate(defense.to_json()),
+        recipe=load_recipe(recipe or default_recipe(source)),
+        seed=seed,
+        limit=limit,
+    )
+    return train_run(spec, Path(out), observer=observer, device=device, trusted=spec.model.factory)
+
+
+def attack(
+    run: RunRecord | str | Path,
+    name: str = "decoder",
+    *,
+    threat: ThreatModel | None = None,
+    seed: int = 0,
+    observer: Observer | None = None,
+    device: str | None = None,
+    **params: Any,
+) -> AttackResult:
+    """Attack a run and add the result to its record."""
+    record = run if isinstance(run, RunRecord) else RunRecord.open(Path(run))
+    return attack_run(
+        record, PlugInSpec(name=name, params=params), threat=threat, seed=seed, observer=observer, device=device
+    )
+
+
+def load_model(run: RunRecord | str | Path, *, model: str | None = None) -> SplitModel:
+    """The trained split model of a run.
+
+    Args:
+        run: a record or its folder.
+        model: a factory outside splitveil, as a sign that its code is trusted.
+    """
+    record = run if isinstance(run, RunRecord) else RunRecord.open(Path(run))
+    if not record.finished:
+        raise SpecError(f"expected a finished run in '{record.path}', got one in training: finish it first")
+    return load_run_model(record, load_data_spec(record.spec.data), trusted=model)

@@ -1,0 +1,44 @@
+"""The demonstration: three models on the digits, the same attack on each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from splitveil.experiments.api import make_spec
+from splitveil.experiments.attacking import attack_run
+from splitveil.experiments.folder import check_folder
+from splitveil.experiments.recipes import load_recipe
+from splitveil.experiments.training import load_data_spec, train_run
+from splitveil.records import RunRecord
+from splitveil.specs import PlugInSpec
+from splitveil.training.observer import Observer
+
+__all__ = ["DEFENSES", "run_demo"]
+
+DEFENSES = (
+    PlugInSpec(name="none"),
+    PlugInSpec(name="gaussian", params={"noise_std": 0.1}),
+    PlugInSpec(name="cem", params={"noise_std": 0.1, "weight": 1.0}),
+)
+
+
+def run_demo(out: Path, seed: int, observe: Callable[[str], Observer]) -> list[RunRecord]:
+    """Train and attack none, gaussian and cem; what is there already is not run again.
+
+    Args:
+        out: folder for the runs, one sub-folder each.
+        seed: of training and attack.
+        observe: makes the observer of a run from its name.
+    """
+    recipe = load_recipe("tiny")
+    specs = [make_spec("digits", defense=defense, recipe=recipe, seed=seed) for defense in DEFENSES]
+    for spec in specs:
+        check_folder(out / spec.defense.name)
+    data = load_data_spec(specs[0].data)
+    records = []
+    for spec in specs:
+        name = spec.defense.name
+        records.append(train_run(spec, out / name, observer=observe(name), data=data))
+        attack_run(records[-1], recipe.attack, seed=seed, observer=observe(name), data=data)
+    return records
