@@ -77,7 +77,7 @@ class EntropyNoise:
         """
         shape = (n, *spec.shape)
         bits = np.frombuffer(os.urandom(8 * math.prod(shape)), dtype="<u8") >> np.uint64(11)
-        uniform = torch.from_numpy((bits + 0.5) * 2.0**-53).reshape(shape)
+        uniform = torch.from_numpy((bits + 0.5) * 2.0**-53).reshape(shape).clamp_(2.0**-54, 1 - 2.0**-53)
         if spec.law == "standard_normal":
             return cast(Tensor, torch.special.ndtri(uniform)).float().to(self.device)
         return uniform.float().clamp_(_SMALLEST, _LARGEST).to(self.device)

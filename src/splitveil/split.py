@@ -90,6 +90,13 @@ class SplitModel(nn.Module):
         if len(noises) != len(specs):
             names = ", ".join(spec.name for spec in specs) or "none"
             raise ContractError(f"expected {len(specs)} noises ({names}), got {len(noises)}: use SplitModel.draw")
+        if not torch.compiler.is_compiling():
+            for spec, noise in zip(specs, noises, strict=True):
+                if tuple(noise.shape) != (len(z), *spec.shape):
+                    raise ContractError(
+                        f"expected noise '{spec.name}' of shape {(len(z), *spec.shape)}, got {tuple(noise.shape)}: "
+                        "use SplitModel.draw"
+                    )
         return self.codec.roundtrip(self.mechanism(z, noises))
 
     def simulate(self, x: Tensor, noises: tuple[Tensor, ...]) -> Tensor:

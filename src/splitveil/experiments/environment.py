@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-import splitveil
-
 __all__ = ["describe_environment", "pick_device"]
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow", "pyarrow")
@@ -29,7 +27,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     """Flat plain data for ``env.json``."""
     gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     return {
-        "splitveil": splitveil.__version__,
+        "splitveil": _version("splitveil"),
         "source_digest": _source_digest(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -50,7 +48,7 @@ def _version(package: str) -> str:
 
 
 def _source_digest() -> str:
-    root = Path(splitveil.__file__).parent
+    root = Path(__file__).parents[1]
     digest = sha256()
     for file in sorted(root.rglob("*.py")):
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
