@@ -33,16 +33,22 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
     except BaseException as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        if _is_disk_error(error):
+        if _is_disk_error(error, path):
             raise OutputError(
                 f"cannot write '{path}': {_reason(error)}; free some space or choose another --out"
             ) from (error)
         raise
 
 
-def _is_disk_error(error: BaseException) -> bool:
+def _is_disk_error(error: BaseException, path: Path) -> bool:
     # safetensors reports a full disk as an error of its own that only carries the text of the operating system
-    return isinstance(error, OSError) or "os error" in str(error).lower()
+    if not isinstance(error, OSError):
+        return "os error" in str(error).lower()
+    if not isinstance(error.filename, str):
+        return True
+    # an input that `write` misses is no fault of the output
+    named = Path(error.filename)
+    return named == path or named in path.parents or named.name.startswith(f".{path.name}.")
 
 
 def _reason(error: BaseException) -> str:

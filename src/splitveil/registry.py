@@ -117,9 +117,9 @@ class Registry:
     def _discover(self) -> None:
         if self._discovered:
             return
-        self._discovered = True
         for point in entry_points(group=self.group):
             self.add(point.name, point.value, f"from {point.dist.name if point.dist else 'a plug-in'}")
+        self._discovered = True
 
     def entry(self, name: str) -> Entry:
         """The entry of that name, or `UnknownNameError` with the nearest names."""
