@@ -24,6 +24,7 @@ _LAZY = {
     "factory": "splitveil.experiments.api:factory",
     "load_data": "splitveil.data:load_data",
     "load_model": "splitveil.experiments.api:load_model",
+    "report": "splitveil.report.build:build_report",
     "protect": "splitveil.experiments.api:protect",
     "train": "splitveil.experiments.api:train",
 }
@@ -42,6 +43,7 @@ __all__ = [
     "load_data",
     "load_model",
     "protect",
+    "report",
     "train",
 ]
 
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from splitveil.experiments.api import train as train
     from splitveil.nets.parts import SplitParts as SplitParts
     from splitveil.records import RunRecord as RunRecord
+    from splitveil.report.build import build_report as report
     from splitveil.specs import RunSpec as RunSpec
     from splitveil.split import SplitModel as SplitModel
     from splitveil.threats import ThreatModel as ThreatModel

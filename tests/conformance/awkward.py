@@ -14,6 +14,7 @@ from splitveil.contracts import FeatureSpec, GaussianChannel, Mechanism, NoiseSp
 from splitveil.defenses.mechanisms.chain import Chain
 from splitveil.defenses.mechanisms.clip import Clip
 from splitveil.defenses.mechanisms.gaussian import Gaussian
+from splitveil.defenses.mechanisms.identity import Identity
 from splitveil.nets.parts import SplitParts
 from splitveil.rng import Rng
 from splitveil.split import SplitModel
@@ -206,23 +207,30 @@ class Case:
     Args:
         name: in test ids.
         make_parts: the network, initialised from the surrounding random state.
-        make_mechanism: from the spec of z.
-        feature: the spec of z, None to find it.
+        make_mechanism: from the spec of z and a key.
         stage_variance: variance that the release has on top of its Gaussian stage; None without such a stage.
+        change: surgery after the model was built.
     """
 
     name: str
     make_parts: Callable[[], SplitParts]
-    make_mechanism: Callable[[FeatureSpec], Mechanism]
+    make_mechanism: Callable[[FeatureSpec, Rng], Mechanism]
     stage_variance: float | None = None
+    change: Callable[[SplitModel], None] = lambda model: None
 
-    def build(self, seed: int = 0) -> SplitModel:
-        """The model, initialised from the seed, in training mode."""
+    def built(self, seed: int = 0) -> SplitModel:
+        """The model as a factory returns it, initialised from the seed, in training mode."""
         with Rng(seed).scoped():
             parts = self.make_parts()
             move_statistics(parts.head)
-        plain = SplitModel(parts, Chain(Clip(-1e9, 1e9)))
-        return plain.with_mechanism(self.make_mechanism(plain.feature_spec))
+        plain = SplitModel(parts, Identity())
+        return plain.with_mechanism(self.make_mechanism(plain.feature_spec, Rng(seed).child("mechanism")))
+
+    def build(self, seed: int = 0) -> SplitModel:
+        """The model after its surgery."""
+        model = self.built(seed)
+        self.change(model)
+        return model
 
 
 def map_parts() -> SplitParts:
@@ -243,22 +251,40 @@ def vector_parts() -> SplitParts:
     return SplitParts(head, linear_tail(20), PICTURE)
 
 
+def prune_head(model: SplitModel) -> None:
+    """Keep four of the six channels between the head's convolutions, by slicing."""
+    keep = torch.tensor([0, 2, 3, 5])
+    first, norm, second = model.head[0], model.head[1], model.head[3]
+    with torch.no_grad():
+        first.weight, first.bias = nn.Parameter(first.weight[keep]), nn.Parameter(first.bias[keep])
+        norm.weight, norm.bias = nn.Parameter(norm.weight[keep]), nn.Parameter(norm.bias[keep])
+        norm.running_mean, norm.running_var = norm.running_mean[keep], norm.running_var[keep]
+        second.weight = nn.Parameter(second.weight[:, keep])
+    first.out_channels = norm.num_features = second.in_channels = len(keep)
+
+
 CASES = (
-    Case("vib", map_parts, lambda z: Vib.from_spec(z, Rng(1)), stage_variance=0.0),
-    Case("topk", map_parts, lambda z: TopK(17)),
-    Case("gaussian_twice", map_parts, lambda z: Chain(Gaussian(0.3), Gaussian(0.4)), stage_variance=0.16),
+    Case("vib", map_parts, Vib.from_spec, stage_variance=0.0),
+    Case("topk", map_parts, lambda z, rng: TopK(17)),
+    Case("gaussian_twice", map_parts, lambda z, rng: Chain(Gaussian(0.3), Gaussian(0.4)), stage_variance=0.16),
     Case(
         "clip_gaussian_laplace",
         map_parts,
-        lambda z: Chain(Clip(0.2, 0.8), Gaussian(0.1), Laplace(0.2)),
+        lambda z, rng: Chain(Clip(0.2, 0.8), Gaussian(0.1), Laplace(0.2)),
         stage_variance=0.08,
     ),
-    Case("vector_laplace", vector_parts, lambda z: Laplace(0.5)),
-    Case("ensemble", ensemble_parts, lambda z: Gaussian(0.1), stage_variance=0.0),
-    Case("tokens", token_parts, lambda z: Gaussian(0.2), stage_variance=0.0),
+    Case("vector_laplace", vector_parts, lambda z, rng: Laplace(0.5)),
+    Case("ensemble", ensemble_parts, lambda z, rng: Gaussian(0.1), stage_variance=0.0),
+    Case("tokens", token_parts, lambda z, rng: Gaussian(0.2), stage_variance=0.0),
     Case(
         "patch_tokens",
         token_parts,
-        lambda z: Chain(Clip(-2.0, 2.0), PatchGaussian.from_spec(z, Rng(1), noise_std=0.2)),
+        lambda z, rng: Chain(Clip(-2.0, 2.0), PatchGaussian.from_spec(z, rng, noise_std=0.2)),
     ),
+    Case("pruned", map_parts, lambda z, rng: Gaussian(0.1), stage_variance=0.0, change=prune_head),
 )
+
+
+def find(name: str) -> Case:
+    """The case of that name."""
+    return next(case for case in CASES if case.name == name)

@@ -9,14 +9,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from awkward import CASES, Case, Laplace, TopK
+from awkward import CASES, Case, Laplace, TopK, find
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from safetensors.torch import load_file
 from scipy import stats
 
 from splitveil.contracts import FeatureSpec
+from splitveil.experiments.storage import save_model
 from splitveil.export.graph import export_cloud, export_edge, export_finish, run_onnx
+from splitveil.nets.surgery import edits_from_json
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 with_channel = [case for case in CASES if case.stage_variance is not None]
@@ -37,7 +40,31 @@ def test_case_keeps_dtype_and_device(case: Case) -> None:
 
 @each_case
 def test_case_exports_with_a_free_batch(case: Case, tmp_path: Path) -> None:
-    harness.check_export(case.build(), tmp_path)
+    harness.check_export_edge(case.build(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["vib", "ensemble", "tokens"])
+def test_the_other_parts_export_with_a_free_batch(name: str, tmp_path: Path) -> None:
+    """Map, tokens, and three parts; the other cases share the tail of these."""
+    harness.check_export_rest(find(name).build(), tmp_path)
+
+
+@each_case
+def test_case_is_saved_and_loaded(case: Case, tmp_path: Path) -> None:
+    harness.check_reload(case.build(), case.built(seed=0), case.built(seed=1), tmp_path)
+
+
+def test_a_pruned_head_is_recorded_as_edits(tmp_path: Path) -> None:
+    case = find("pruned")
+    save_model(case.build(), case.built(), tmp_path)
+    edits = edits_from_json((tmp_path / "architecture.json").read_text())
+    assert {edit.module: edit.attributes for edit in edits} == {
+        "head.0": {"out_channels": 4},
+        "head.1": {"num_features": 4},
+        "head.3": {"in_channels": 4},
+    }
+    weights = load_file(tmp_path / "weights.safetensors")
+    assert weights["head.3.weight"].shape == (4, 4, 3, 3)
 
 
 @pytest.mark.parametrize("case", with_channel, ids=lambda case: case.name)
@@ -52,7 +79,7 @@ def test_other_cases_declare_no_channel(case: Case) -> None:
 
 
 def test_vib_scale_follows_the_picture() -> None:
-    model = next(case for case in CASES if case.name == "vib").build().eval()
+    model = find("vib").build().eval()
     with torch.no_grad():
         std = model(harness.pictures(model, 2), harness.noises(model, 2)).channel.std
     assert float((std[0] - std[1]).abs().max()) > 1e-3
@@ -99,7 +126,7 @@ def holds(arrays: list[np.ndarray], value: torch.Tensor) -> bool:
 
 
 def test_each_file_of_the_ensemble_holds_its_own_part_only(tmp_path: Path) -> None:
-    model = next(case for case in CASES if case.name == "ensemble").build()
+    model = find("ensemble").build()
     edge = export_edge(model, tmp_path / "edge.onnx")
     cloud = export_cloud(model, tmp_path / "cloud.onnx")
     finish = export_finish(model, tmp_path / "finish.onnx")

@@ -30,9 +30,9 @@ each_mechanism = pytest.mark.parametrize("name", BUILT_IN)
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 
-def build(name: str, spec: FeatureSpec) -> SplitModel:
+def build(name: str, spec: FeatureSpec, seed: int = 0) -> SplitModel:
     """The mechanism alone behind the one door."""
-    mechanism: Mechanism = MECHANISMS.load(name).from_spec(spec, Rng(0), **PARAMS[name])
+    mechanism: Mechanism = MECHANISMS.load(name).from_spec(spec, Rng(seed), **PARAMS[name])
     return harness.wire(mechanism, spec)
 
 
@@ -55,7 +55,13 @@ def test_mechanism_keeps_dtype_and_device(name: str, spec: FeatureSpec) -> None:
 
 @each_mechanism
 def test_mechanism_exports_with_a_free_batch(name: str, tmp_path: Path) -> None:
-    harness.check_export(build(name, SPECS["map"]), tmp_path)
+    harness.check_export_edge(build(name, SPECS["map"]), tmp_path)
+
+
+@each_mechanism
+def test_mechanism_is_saved_and_loaded(name: str, tmp_path: Path) -> None:
+    spec = SPECS["map"]
+    harness.check_reload(build(name, spec), build(name, spec), build(name, spec, seed=1), tmp_path)
 
 
 @each_mechanism

@@ -70,7 +70,7 @@ def test_a_name_far_from_all_offers_the_list_only(shapes: Registry) -> None:
 
 @pytest.mark.parametrize("target", ["", "math", "math:", ":pi", "math.pi"])
 def test_a_target_of_another_form_is_refused(target: str) -> None:
-    with pytest.raises(SpecError, match="expected 'package.module:attribute', got"):
+    with pytest.raises(SpecError, match=r"expected 'package\.module:attribute', got"):
         load_attribute(target)
 
 

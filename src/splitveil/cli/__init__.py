@@ -6,14 +6,14 @@ import sys
 
 import typer
 
-from splitveil.cli import attack, demo, listing, train
+from splitveil.cli import attack, demo, listing, report, train
 from splitveil.errors import SplitveilError
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="splitveil",
-    help="Split inference that keeps its pictures: train and attack networks cut between device and cloud.",
+    help="Split inference that keeps its pictures: train, attack and report networks cut between device and cloud.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("attack")(attack.attack)
+app.command("report")(report.report)
 app.command("list")(listing.list_names)
 
 

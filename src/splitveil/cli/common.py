@@ -60,23 +60,22 @@ def show_table(paths: Sequence[Path]) -> None:
     from splitveil.report.console import summary_rows
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("defense", "accuracy %", "attacker MSE", "PSNR dB", "SSIM", "worst dB", "controls"):
+    for column in ("defense", "accuracy %", "attacker MSE", "PSNR dB", "SSIM", "worst dB", "validity"):
         table.add_column(column, justify="left" if column == "defense" else "right")
     for row in summary_rows([RunRecord(path) for path in paths]):
-        cells = [_number(row["accuracy"], 100, 1), *(_number(row[key], 1, d) for key, d in _COLUMNS)]
-        beaten = row["beats_controls"]
-        verdict = "-" if beaten is None else "beaten" if beaten else "NOT BEATEN"
-        table.add_row(row["defense"], *cells, verdict)
+        cells = [_number(row, "accuracy", 100, 1), *(_number(row, key, 1, digits) for key, digits in _COLUMNS)]
+        table.add_row(row["defense"], *cells, "INVALID" if row["status"] == "invalid" else row["status"])
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 _COLUMNS = (("mse", 4), ("psnr_db", 2), ("ssim", 3), ("worst_psnr_db", 2))
 
 
-def _number(value: Any, scale: float, digits: int) -> str:
-    if value is None:
+def _number(row: dict[str, Any], key: str, scale: float, digits: int) -> str:
+    """The value, with half of its interval where it has one."""
+    if row[key] is None:
         return "-"
-    if not isinstance(value, dict):
-        return f"{value * scale:.{digits}f}"
-    half = (value["high"] - value["low"]) / 2
-    return f"{value['mean'] * scale:.{digits}f} ±{half * scale:.{digits}f}"
+    text = f"{row[key] * scale:.{digits}f}"
+    if f"{key}_low" not in row:
+        return text
+    return f"{text} ±{(row[f'{key}_high'] - row[f'{key}_low']) / 2 * scale:.{digits}f}"

@@ -15,14 +15,16 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of training and attack.")] = 0,
     json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Train and attack three models on the digits: undefended, noise, and noise trained with CEM."""
+    """Train, attack and report three models on the digits: undefended, noise, and noise trained with CEM."""
     from splitveil.experiments.demo import run_demo
+    from splitveil.report.build import build_report
     from splitveil.report.console import summary_rows
 
     records = run_demo(out, seed, progress_bar)
+    page = build_report(records, out / "report.html", title="splitveil demo")
     if json_:
-        echo_json({"runs": summary_rows(records)})
+        echo_json({"report": str(page), "runs": summary_rows(records)})
         return
     show_table([record.path for record in records])
     typer.echo("higher MSE and lower PSNR are safer: the attacker's pictures are further from the originals")
-    typer.echo(f"records: {out.resolve()}")
+    typer.echo(f"report: {page.resolve()}")

@@ -93,6 +93,7 @@ def _scan_parts(root: Path, names: list[str]) -> tuple[list[_Scan], _Scan]:
 
 
 def _scan(folder: Path, root: Path) -> _Scan:
+    _check_inside(folder, root)
     classes = class_folders(folder)
     if not classes:
         raise MissingDataError(f"expected one sub-folder of pictures per class in '{folder}', got none")
@@ -121,7 +122,13 @@ def _ignored(item: Path) -> bool:
 
 def _check_inside(item: Path, root: Path) -> None:
     """A folder from elsewhere must not make us read, and later report, other files of this machine."""
-    if item.is_symlink() and not item.resolve().is_relative_to(root.resolve()):
+    if not item.is_symlink() or item == root:
+        return
+    try:
+        inside = item.resolve(strict=True).is_relative_to(root.resolve())
+    except (OSError, RuntimeError) as error:  # 3.11 reports a link to itself as RuntimeError
+        raise InputError(f"expected a picture at '{item}', got a link that leads nowhere: remove it") from error
+    if not inside:
         raise InputError(
             f"expected pictures inside '{root}', got the link '{item}' that leaves it: copy the file there"
         )

@@ -25,6 +25,7 @@ from splitveil.errors import InputError, MissingDataError, SpecError
 __all__ = ["load_parquet", "parquet_files"]
 
 _ROWS_PER_BATCH = 256
+_UNREADABLE = (ArrowException, OSError, UnicodeDecodeError)  # damaged names and paths are not UTF-8
 _ParquetFile: Any = pyarrow.parquet.ParquetFile  # pyarrow carries no types
 
 
@@ -101,7 +102,7 @@ def _read_labels(file: Path) -> _Shard:
             schema = table.schema_arrow
             _check_columns(schema, file)
             column = table.read(columns=["label"]).column("label")
-    except (ArrowException, OSError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"expected a parquet file in '{file}', got {error}: restore or remove it") from error
     if column.null_count:
         row = column.is_null().to_pylist().index(True)
@@ -165,5 +166,5 @@ def _rows(file: Path) -> Iterator[tuple[bytes | None, str | None]]:
             for batch in table.iter_batches(batch_size=_ROWS_PER_BATCH, columns=["image"]):
                 for cell in batch.column("image").to_pylist():
                     yield ((cell or {}).get("bytes"), (cell or {}).get("path"))
-    except (ArrowException, OSError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"expected a parquet file in '{file}', got {error}: restore or remove it") from error

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from splitveil.attacks.onnx import NOISE_KEY
 from splitveil.errors import ContractError, InputError, MissingDataError, MissingExtraError
 from splitveil.files import write_with
 from splitveil.noise import SeededNoise
@@ -26,10 +27,7 @@ from splitveil.split import SplitModel, evaluating
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
-__all__ = ["NOISE_KEY", "edge_parity", "export_cloud", "export_edge", "export_finish", "run_onnx"]
-
-NOISE_KEY = "splitveil.noise"
-"""Key of the file's metadata under which the noise laws stand, as a JSON list of ``{name, shape, law}``."""
+__all__ = ["edge_parity", "export_cloud", "export_edge", "export_finish", "run_onnx"]
 
 _KEY = Rng(0).child("export")  # of the pictures and the noise that a part is traced with
 _TRACED_ROWS = 2  # torch treats 0 and 1 as constants
@@ -63,7 +61,8 @@ def export_edge(model: SplitModel, path: Path) -> Path:
     x (n, c, h, w) ─┐
     noise (n, ...) ─┴─[ head ]─[ mechanism ]─ r (n, *r)         n is dynamic
     ```
-    The inputs are ``x`` and one per `NoiseSpec`, by its name; their laws stand in the metadata under `NOISE_KEY`.
+    The inputs are ``x`` and one per `NoiseSpec`, by its name; their laws stand in the metadata under
+    `splitveil.attacks.onnx.NOISE_KEY`, so that the file can be audited as it is.
 
     Args:
         model: is traced in evaluation mode and left in the modes it was in.
@@ -116,11 +115,15 @@ def run_onnx(path: Path, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[A
     Raises:
         MissingExtraError: onnxruntime is not installed.
         MissingDataError: there is no such file.
-        InputError: the file is not ONNX, or the inputs do not fit it.
+        InputError: the file is not ONNX, or the inputs do not fit it or each other.
     """
     runtime = _load("onnxruntime", "running an ONNX file")
     if not path.is_file():
         raise MissingDataError(f"expected an ONNX file at '{path}', got none: export the model first")
+    shapes = {name: value.shape for name, value in inputs.items()}
+    if len({shape[:1] for shape in shapes.values()}) > 1:
+        # the runtime would share one row of noise between all pictures, and a difference of releases would cancel it
+        raise InputError(f"expected inputs with one row per picture, got {shapes}: draw as many noises as pictures")
     try:
         session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]

@@ -1,33 +1,61 @@
-"""Summaries of runs as plain rows, for the terminal and for JSON."""
+"""The table of a comparison as plain data, for the command line and for JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from splitveil.records import RunRecord
+from splitveil.records import MetricResult, RunRecord
+from splitveil.report.runs import Run, load_runs
+from splitveil.report.validity import judge
 
 __all__ = ["summary_rows"]
 
+_COLUMNS = {"mse": "mse", "psnr": "psnr_db", "ssim": "ssim"}
+
 
 def summary_rows(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """One row per run, with its strongest attack (the lowest mean MSE); None where a run has not got that far."""
-    return [_row(record) for record in records]
+    """One row per run: accuracy, the least safe score over its attacks per metric, and whether it may be read.
+
+    Each score has its interval in ``*_low`` and ``*_high`` and its attack in ``*_attack``; what is missing is None.
+    ``status`` is ``valid``, ``invalid``, ``unchecked`` (no undefended run beside it) or ``none`` (no attack); an
+    invalid score is not a good score, and ``reason`` says why.
+
+    Raises:
+        InputError: there is nothing to show.
+    """
+    runs = load_runs(records)
+    return [_row(run, runs) for run in runs]
 
 
-def _row(record: RunRecord) -> dict[str, Any]:
-    evaluation, attacks = record.evaluation, record.attacks
-    worst = min(attacks, key=lambda item: item.metrics["mse"].mean, default=None)
-    metrics = {name: item.model_dump(mode="json") for name, item in worst.metrics.items()} if worst else {}
-    return {
-        "run": record.name,
-        "defense": record.spec.defense.name,
-        "accuracy": evaluation.accuracy.model_dump(mode="json") if evaluation else None,
+def _row(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
+    evaluation, headline, judgement = run.evaluation, run.headline, judge(run, runs)
+    row: dict[str, Any] = {
+        "defense": run.label,
+        "run": run.record.name,
+        **_score("accuracy", evaluation.accuracy if evaluation else None),
+    }
+    for name, column in _COLUMNS.items():
+        finding = run.worst.get(name)
+        row |= _score(column, finding.result if finding else None)
+        row[f"{column}_attack"] = finding.attack.key if finding else None
+    worst = run.worst.get("psnr")
+    return row | {
+        "worst_psnr_db": worst.result.worst if worst else None,
         "payload_bytes": evaluation.payload_bytes if evaluation else None,
-        "attack": worst.attack.name if worst else None,
-        "mse": metrics.get("mse"),
-        "psnr_db": metrics.get("psnr"),
-        "ssim": metrics.get("ssim"),
-        "worst_psnr_db": metrics["psnr"]["worst"] if metrics else None,
-        "beats_controls": worst.beats_controls if worst else None,
+        "edge_parameters": evaluation.edge_parameters if evaluation else None,
+        "attack": headline.key if headline else None,
+        "converged": headline.converged if headline else None,
+        "beats_controls": headline.beats_controls if headline else None,
+        "status": judgement.status,
+        "reason": judgement.reason,
+        "notes": list(run.notes),
+    }
+
+
+def _score(column: str, result: MetricResult | None) -> dict[str, float | None]:
+    return {
+        column: result.mean if result else None,
+        f"{column}_low": result.low if result else None,
+        f"{column}_high": result.high if result else None,
     }

@@ -1,0 +1,150 @@
+"""Curves of training and of attacks, from the event log and the attacks' facts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from splitveil.report.plots import DASHES, Line, line_plot
+from splitveil.report.runs import Run
+from splitveil.report.wording import scalar
+
+__all__ = ["Curve", "Legend", "attack_curves", "fact_rows", "training_curves"]
+
+
+@dataclass(frozen=True, slots=True)
+class Legend:
+    """One entry: the page's colour, the name, and the dash pattern as the legend draws it."""
+
+    colour: int
+    name: str
+    dash: int = 0
+
+    @property
+    def dash_array(self) -> str:
+        """The value of ``stroke-dasharray`` for a stroke 2 wide; empty for a solid line."""
+        return " ".join(f"{2 * length:g}" for length in DASHES[self.dash % len(DASHES)])
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A plot, its legend, and what it says in words for those who do not see it."""
+
+    title: str
+    svg: Markup
+    legend: tuple[Legend, ...]
+    description: str
+
+
+def training_curves(run: Run, key: str) -> list[Curve]:
+    """The loss term by term with its effective weight, and the accuracy, over the epochs of a run."""
+    return [curve for curve in (_loss_curve(run, f"{key}-loss"), _accuracy_curve(run, f"{key}-accuracy")) if curve]
+
+
+def _loss_curve(run: Run, key: str) -> Curve | None:
+    totals = _series(run.epochs, "loss")
+    names = list(dict.fromkeys(name for epoch in run.epochs for name in _mapping(epoch, "terms")))
+    if not _any(totals) and not names:
+        return None
+    lines, legend = [Line(run.colour, totals)], [Legend(run.colour, "loss")]
+    if len(names) == 1:
+        # a second curve on top of the first would say nothing
+        names, legend = [], [Legend(run.colour, f"loss ({names[0]} alone)")]
+    for dash, name in enumerate(names, start=1):
+        values = _number_list(_mapping(epoch, "terms").get(name) for epoch in run.epochs)
+        weights = _number_list(_mapping(epoch, "weights").get(name, 1.0) for epoch in run.epochs)
+        weighted = tuple(value * weight for value, weight in zip(values, weights, strict=True))
+        lines.append(Line(run.colour, weighted, dash))
+        legend.append(Legend(run.colour, _weighted_name(name, weights), dash))
+    said = "; ".join(f"{entry.name}: {_ends(line.values)}" for entry, line in zip(legend, lines, strict=True))
+    return Curve("Loss, each term times its weight", line_plot(lines, y_label="", key=key), tuple(legend), said)
+
+
+def _weighted_name(name: str, weights: Sequence[float]) -> str:
+    known = [weight for weight in weights if math.isfinite(weight)]
+    if not known or set(known) == {1.0}:
+        return name
+    low, high = min(known), max(known)
+    span = scalar(high) if low == high else f"{scalar(low)} to {scalar(high)}"
+    return f"{name} × {span}"  # noqa: RUF001 - a multiplication sign
+
+
+def _accuracy_curve(run: Run, key: str) -> Curve | None:
+    train, val = (_series(run.epochs, name, 100.0) for name in ("train_accuracy", "val_accuracy"))
+    colour = run.colour
+    entries = [
+        (Line(colour, val), Legend(colour, "validation")),
+        (Line(colour, train, 1), Legend(colour, "training", 1)),
+    ]
+    shown = [(line, entry) for line, entry in entries if _any(line.values)]
+    if not shown:
+        return None
+    said = "; ".join(f"{entry.name}: {_ends(line.values)}" for line, entry in shown)
+    svg = line_plot([line for line, _ in shown], y_label="", key=key)
+    return Curve("Accuracy, %", svg, tuple(entry for _, entry in shown), said)
+
+
+def attack_curves(runs: Sequence[Run], key: str) -> list[Curve]:
+    """The attacker's own error over its epochs, one plot per attack, one colour per run."""
+    curves = []
+    names = list(dict.fromkeys(attack.key for run in runs for attack in run.attacks))
+    for number, name in enumerate(names):
+        lines, legend, said = [], [], []
+        for run in runs:
+            for attack in run.attacks:
+                train, val = _history(attack.facts, "train_mse"), _history(attack.facts, "val_mse")
+                if attack.key != name or not (_any(train) or _any(val)):
+                    continue
+                lines += [Line(run.colour, val), Line(run.colour, train, 1)]
+                legend.append(Legend(run.colour, run.label))
+                said.append(f"{run.label}: {_ends(val if _any(val) else train)}")
+        if lines:
+            svg = line_plot(lines, y_label="MSE", key=f"{key}-{number}")
+            curves.append(Curve(f"The {name} attack, MSE of its pictures", svg, tuple(legend), "; ".join(said)))
+    return curves
+
+
+def fact_rows(run: Run) -> list[tuple[str, str, str, str]]:
+    """What penalties report of themselves: penalty, fact, value in the first epoch that has it, value in the last."""
+    seen: dict[tuple[str, str], list[Any]] = {}
+    for epoch in run.epochs:
+        facts = _mapping(epoch, "facts")
+        for penalty in facts:
+            for fact, value in _mapping(facts, penalty).items():
+                seen.setdefault((penalty, fact), []).append(value)
+    return [(penalty, fact, scalar(found[0]), scalar(found[-1])) for (penalty, fact), found in seen.items()]
+
+
+def _mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = data.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _history(facts: Mapping[str, Any], name: str) -> tuple[float, ...]:
+    rows = facts.get("history")
+    rows = rows if isinstance(rows, Sequence) else []
+    return _number_list(row.get(name) if isinstance(row, Mapping) else None for row in rows)
+
+
+def _series(epochs: Sequence[Mapping[str, Any]], name: str, scale: float = 1.0) -> tuple[float, ...]:
+    return tuple(scale * value for value in _number_list(epoch.get(name) for epoch in epochs))
+
+
+def _number_list(values: Any) -> tuple[float, ...]:
+    """Numbers, with NaN for what is not one."""
+    return tuple(
+        float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.nan for value in values
+    )
+
+
+def _any(values: Sequence[float]) -> bool:
+    return any(math.isfinite(value) for value in values)
+
+
+def _ends(values: Sequence[float]) -> str:
+    known = [value for value in values if math.isfinite(value)]
+    return f"from {scalar(known[0])} to {scalar(known[-1])}" if known else "no values"

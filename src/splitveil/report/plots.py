@@ -1,0 +1,194 @@
+"""Plots as inline SVG that takes its colours and letters from the page, so that it is right in light and in dark.
+
+Matplotlib draws with stand-in colours; each is then replaced by a variable of the page's style. Text that comes from a
+record never enters matplotlib: points are named by stand-ins, and the page writes the legend.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+__all__ = ["DASHES", "Line", "Point", "line_plot", "scatter_plot"]
+
+_INK, _MUTED, _GRID = "#010101", "#010102", "#010103"
+_SERIES = "#0201{:02x}"
+_NAME_LENGTH = 30
+_MARKERS = "osD^vPX*"
+DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (1, 1.6), (6, 2, 1, 2), (8, 3))
+"""Dash patterns in line widths; the legend on the page draws the same."""
+_SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "font.size": 10.0,
+    "font.family": "sans-serif",
+    "axes.unicode_minus": True,
+    "path.simplify": True,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A point with its error bars; `colour` is the number of a colour on the page."""
+
+    label: str
+    colour: int
+    x: float
+    y: float
+    x_interval: tuple[float, float]
+    y_interval: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A curve over epochs; NaN leaves a gap. `dash` is an index of `DASHES`, 0 for a solid line."""
+
+    colour: int
+    values: tuple[float, ...]
+    dash: int = 0
+
+
+def scatter_plot(points: Sequence[Point], *, x_label: str, y_label: str, key: str) -> Markup:
+    """Points with error bars and their names beside them.
+
+    Args:
+        key: unique on the page; it keeps the identifiers of two plots apart.
+    """
+    figure, axes = _figure(5.6, 3.7)
+    for number, point in enumerate(points):
+        colour = _SERIES.format(point.colour)
+        axes.errorbar(
+            point.x,
+            point.y,
+            xerr=_arms(point.x, point.x_interval),
+            yerr=_arms(point.y, point.y_interval),
+            fmt=_MARKERS[number % len(_MARKERS)],
+            color=colour,
+            markersize=7,
+            markeredgewidth=0,
+            elinewidth=1.2,
+            capsize=2.5,
+        )
+    axes.margins(x=0.16, y=0.16)
+    _name_points(axes, points)
+    axes.set_xlabel(x_label, color=_MUTED)
+    axes.set_ylabel(y_label, color=_MUTED)
+    axes.grid(True, color=_GRID, linewidth=0.7)
+    names = {_stand_in(number): _short(point.label) for number, point in enumerate(points)}
+    return _to_svg(figure, key, names)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
+
+
+def _arms(centre: float, interval: tuple[float, float]) -> NDArray[np.float64]:
+    return np.array([[max(0.0, centre - interval[0])], [max(0.0, interval[1] - centre)]])
+
+
+def _stand_in(number: int) -> str:
+    return f"point-{number}-name"
+
+
+def _name_points(axes: Any, points: Sequence[Point]) -> None:
+    """Write names right of points, or left of those in the right half; names that would meet move apart."""
+    low, high = axes.get_ylim()
+    left, right = axes.get_xlim()
+    taken: list[tuple[bool, float]] = []
+    for number in sorted(range(len(points)), key=lambda item: points[item].y):
+        point = points[number]
+        to_left = (point.x - left) > 0.62 * (right - left)
+        height = (point.y - low) / (high - low) + 0.035
+        while any(side == to_left and abs(height - other) < 0.065 for side, other in taken):
+            height += 0.01
+        taken.append((to_left, height))
+        axes.annotate(
+            _stand_in(number),
+            (point.x, low + height * (high - low)),
+            xytext=(-8 if to_left else 8, 0),
+            textcoords="offset points",
+            ha="right" if to_left else "left",
+            va="bottom",
+            color=_SERIES.format(point.colour),
+            parse_math=False,
+        )
+
+
+def line_plot(lines: Sequence[Line], *, y_label: str, key: str, first_epoch: int = 1) -> Markup:
+    """Curves over epochs.
+
+    Args:
+        key: unique on the page; it keeps the identifiers of two plots apart.
+    """
+    figure, axes = _figure(4.9, 2.5)
+    longest = max((len(line.values) for line in lines), default=0)
+    for line in lines:
+        epochs = np.arange(first_epoch, first_epoch + len(line.values))
+        axes.plot(
+            epochs,
+            line.values,
+            color=_SERIES.format(line.colour),
+            linewidth=1.6,
+            linestyle=(0, DASHES[line.dash % len(DASHES)]),
+            marker="o" if longest == 1 else None,
+            markersize=4,
+        )
+    axes.set_xlabel("epoch", color=_MUTED)
+    axes.set_ylabel(y_label, color=_MUTED)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    axes.grid(True, axis="y", color=_GRID, linewidth=0.7)
+    return _to_svg(figure, key, {})
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(_GRID)
+    axes.tick_params(colors=_MUTED, length=0, pad=5)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
+    return figure, axes
+
+
+def _to_svg(figure: Figure, key: str, names: dict[str, str]) -> Markup:
+    buffer = io.StringIO()
+    with mpl.rc_context({**_SETTINGS, "svg.hashsalt": key}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return Markup(_at_home(buffer.getvalue(), key, names))  # the only text in it is ours or was escaped
+
+
+def _at_home(svg: str, key: str, names: dict[str, str]) -> str:
+    """Leave only the drawing: no prolog, no metadata, no names of other hosts; colours and letters of the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
+    svg = svg.replace("xlink:href", "href")
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{key}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{key}-\1)", svg)
+    svg = re.sub(r'\bhref="#([^"]+)"', rf'href="#{key}-\1"', svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
+    svg = re.sub(r"#0201([0-9a-f]{2})", lambda match: f"var(--c{int(match[1], 16)})", svg)
+    for stand_in, variable in ((_INK, "ink"), (_MUTED, "muted"), (_GRID, "line")):
+        svg = svg.replace(stand_in, f"var(--{variable})")
+    for stand_in, name in names.items():
+        svg = svg.replace(f">{stand_in}<", f">{escape(name)}<")
+    # the page gives the plot its name and its size
+    return re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg, count=1)
