@@ -443,13 +443,6 @@ class Metric(ABC):
         """Pictures ``(n, c, h, w)`` in [0, 1], twice, to ``(n,)``."""
 
 
-def check_finite(value: Tensor, name: str, cure: str) -> None:
-    """Raise `InputError` if the tensor holds NaN or infinity."""
-    if not bool(torch.isfinite(value).all()):
-        bad = int((~torch.isfinite(value)).sum())
-        raise InputError(f"expected finite values in {name}, got {bad} NaN or infinite: {cure}")
-
-
 def positive(value: float, name: str) -> float:
     """The value as a float, or `SpecError` unless it is positive and finite."""
     if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):

@@ -31,13 +31,14 @@ def attack(
     from splitveil.specs import PlugInSpec
     from splitveil.threats import ThreatModel
 
+    options = parse_options(param or [])
     records = [record for path in runs for record in RunRecord.find(path)]
     granted = ThreatModel.preset(threat)
     results = []
     for record in records:
         plan = load_recipe(recipe or default_recipe(record.spec.data.source))
         base = plan.attack.params if attack == plan.attack.name else {}
-        chosen = PlugInSpec(name=attack, params={**base, **parse_options(param or [])})
+        chosen = PlugInSpec(name=attack, params={**base, **options})
         results.append(
             attack_run(
                 record,
@@ -53,7 +54,7 @@ def attack(
         pairs = zip(records, results, strict=True)
         echo_json([{"run": str(record.path), **result.model_dump(mode="json")} for record, result in pairs])
     else:
-        show_table([record.path for record in records])
+        show_table(records)
     weak = [record.name for record, result in zip(records, results, strict=True) if not result.beats_controls]
     if strict and weak:
         raise CheckFailedError(f"the attack does not beat its controls on {', '.join(weak)}: its score proves nothing")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -13,6 +12,7 @@ import typer
 from splitveil.errors import UsageError
 
 if TYPE_CHECKING:
+    from splitveil.records import RunRecord
     from splitveil.training.observer import Observer
 
 __all__ = ["echo_json", "parse_options", "progress_bar", "show_table"]
@@ -51,18 +51,17 @@ def echo_json(data: Any) -> None:
     typer.echo(json.dumps(data, indent=2, allow_nan=False))
 
 
-def show_table(paths: Sequence[Path]) -> None:
+def show_table(records: Sequence[RunRecord]) -> None:
     """The summary of runs as a table on stdout."""
     from rich.console import Console
     from rich.table import Table
 
-    from splitveil.records import RunRecord
     from splitveil.report.console import summary_rows
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("defense", "accuracy %", "attacker MSE", "PSNR dB", "SSIM", "worst dB", "validity"):
         table.add_column(column, justify="left" if column == "defense" else "right")
-    for row in summary_rows([RunRecord(path) for path in paths]):
+    for row in summary_rows(records):
         cells = [_number(row, "accuracy", 100, 1), *(_number(row, key, 1, digits) for key, digits in _COLUMNS)]
         table.add_row(row["defense"], *cells, "INVALID" if row["status"] == "invalid" else row["status"])
     Console(width=None if sys.stdout.isatty() else 120).print(table)

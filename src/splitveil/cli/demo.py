@@ -11,7 +11,7 @@ from splitveil.cli.common import echo_json, progress_bar, show_table
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the three runs.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the three runs and the report.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Of training and attack.")] = 0,
     json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
@@ -25,6 +25,6 @@ def demo(
     if json_:
         echo_json({"report": str(page), "runs": summary_rows(records)})
         return
-    show_table([record.path for record in records])
+    show_table(records)
     typer.echo("higher MSE and lower PSNR are safer: the attacker's pictures are further from the originals")
     typer.echo(f"report: {page.resolve()}")

@@ -36,24 +36,25 @@ def train(
     from splitveil.experiments.training import train_run
     from splitveil.specs import PlugInSpec, RunSpec, TrainingSpec, parse, read_json
 
+    if spec is not None and (param or set_ or model_param or limit):
+        raise UsageError("expected either --spec or --param, --set, --model-param, --limit, got both")
     if spec is not None:
         chosen = parse(RunSpec, read_json(spec), str(spec))
     else:
-        load_defense(defense, parse_options(param or []))
+        options = parse_options(param or [])
+        load_defense(defense, options)
         plan = load_recipe(recipe or default_recipe(guess_source(data)[0]))
         chosen = make_spec(
             data,
             model=model,
             model_kwargs=parse_options(model_param or []),
-            defense=PlugInSpec(name=defense, params=parse_options(param or [])),
+            defense=PlugInSpec(name=defense, params=options),
             recipe=plan,
             seed=seed,
             limit=limit,
         )
         changed = {**chosen.training.model_dump(), **parse_options(set_ or [])}
         chosen = chosen.model_copy(update={"training": parse(TrainingSpec, changed, "--set")})
-    if spec is not None and (param or set_ or model_param or limit):
-        raise UsageError("expected either --spec or --param, --set, --model-param, --limit, got both")
     label = out.name or chosen.defense.name
     trusted = model if model is not None and ":" in model else None
     record = train_run(chosen, out, observer=progress_bar(label), device=device, trusted=trusted)

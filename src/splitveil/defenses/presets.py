@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from splitveil.contracts import positive
@@ -101,17 +102,15 @@ def cem(
         >>> cem(noise_std=0.1).mechanisms == gaussian(noise_std=0.1).mechanisms
         True
     """
-    params = {
-        "noise_std": noise_std,
-        "weight": weight,
-        "surrogate": surrogate,
-        "covariance": covariance,
-        "clusters": clusters,
-        "schedule": schedule,
-    }
-    positive(noise_std, "noise_std")
-    penalty = _penalty(weight, schedule, surrogate, covariance, clusters)
-    return Defense("cem", params, _clipped_gaussian(noise_std, 0.0, 1.0), (penalty,), reference=_PAPER)
+    with_noise = conditional_entropy(
+        weight,
+        noise_std=positive(noise_std, "noise_std"),
+        surrogate=surrogate,
+        covariance=covariance,
+        clusters=clusters,
+        schedule=schedule,
+    )
+    return replace(with_noise, name="cem")
 
 
 def _clipped_gaussian(noise_std: float, low: float, high: float) -> tuple[MechanismPart, ...]:

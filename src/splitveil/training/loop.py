@@ -99,7 +99,7 @@ class Trainer:
 
         Raises:
             TrainingError: the loss is not finite.
-            KeyboardInterrupt: after a checkpoint was written.
+            KeyboardInterrupt: passed on; the last checkpoint stands.
         """
         saved = self.store.load() if self.store else None
         if saved is not None:
