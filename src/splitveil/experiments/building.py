@@ -17,7 +17,7 @@ from splitveil.rng import Rng
 from splitveil.specs import ModelSpec, RunSpec
 from splitveil.split import SplitModel
 
-__all__ = ["build_parts", "build_protected", "build_run", "complete_kwargs", "factory_target"]
+__all__ = ["build_parts", "build_protected", "build_run", "complete_kwargs", "factory_target", "trusted_factory"]
 
 
 def factory_target(model: str) -> str:
@@ -25,15 +25,42 @@ def factory_target(model: str) -> str:
     return model if ":" in model else MODELS.entry(model).target
 
 
-def complete_kwargs(model: ModelSpec, source: Source, splits: Splits) -> ModelSpec:
+def trusted_factory(model: ModelSpec, trusted: str | None) -> Any:
+    """Import the factory of a spec, once it is known that its code may run.
+
+    Args:
+        model: factory and keyword arguments.
+        trusted: a factory outside splitveil that the user named; a spec alone is not allowed to run foreign code.
+
+    Raises:
+        SpecError: no factory, another than the user named, or a foreign one that the user did not name.
+    """
+    target = trusted or model.factory
+    if target is None:
+        raise SpecError(
+            "this run was made with a live model and names no factory: pass --model package.module:function"
+        )
+    if model.factory not in (None, target):
+        raise SpecError(f"the run was made with the factory '{model.factory}', got '{target}'")
+    if target != trusted and target not in {entry.target for entry in MODELS}:
+        raise SpecError(
+            f"the model comes from '{target}', which is code outside splitveil: if you trust it, pass  --model {target}"
+        )
+    return load_attribute(target)
+
+
+def complete_kwargs(model: ModelSpec, source: Source, splits: Splits, trusted: str | None = None) -> ModelSpec:
     """Fill in what the data decides: classes, picture shape, channel means and standard deviations of the train split.
 
     Only what the factory names and the spec leaves open is filled in.
+
+    Raises:
+        SpecError: see `trusted_factory`.
     """
     if model.factory is None:
         return model
     images = splits.train.images.float().div(255.0)
-    known = inspect.signature(load_attribute(model.factory)).parameters
+    known = inspect.signature(trusted_factory(model, trusted)).parameters
     facts: dict[str, Any] = {
         "classes": source.classes,
         "input_shape": list(source.input_shape),
@@ -53,21 +80,11 @@ def build_parts(model: ModelSpec, rng: Rng, trusted: str | None = None) -> Split
         trusted: a factory outside splitveil that the user named; a spec alone is not allowed to run foreign code.
 
     Raises:
-        SpecError: a foreign factory that the user did not name, a keyword it does not have, or another result.
+        SpecError: see `trusted_factory`; a keyword that the factory does not have, or another result.
     """
-    target = trusted or model.factory
-    if target is None:
-        raise SpecError(
-            "this run was made with a live model and names no factory: pass --model package.module:function"
-        )
-    if model.factory not in (None, target):
-        raise SpecError(f"the run was made with the factory '{model.factory}', got '{target}'")
-    if target != trusted and target not in {entry.target for entry in MODELS}:
-        raise SpecError(
-            f"the model comes from '{target}', which is code outside splitveil: if you trust it, pass  --model {target}"
-        )
+    factory, target = trusted_factory(model, trusted), trusted or model.factory
     with rng.scoped():
-        parts = build(load_attribute(target), model.kwargs, f"model '{target}'")
+        parts = build(factory, model.kwargs, f"model '{target}'")
     if not isinstance(parts, SplitParts):
         raise SpecError(f"expected '{target}' to return SplitParts(head, tail, …), got {type(parts).__name__}")
     return parts

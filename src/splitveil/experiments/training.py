@@ -125,7 +125,7 @@ def train_run(
     listener, target = observer or Observer(), pick_device(device)
     check_folder(out)
     data = data or load_data_spec(spec.data, listener)
-    spec = _complete(spec, data)
+    spec = _complete(spec, data, trusted)
     task = Classification()
     model, penalties, defense = build_run(spec, data.source.classes, trusted)
     built = copy.deepcopy(model)
@@ -160,11 +160,11 @@ def train_run(
     return record
 
 
-def _complete(spec: RunSpec, data: LoadedData) -> RunSpec:
+def _complete(spec: RunSpec, data: LoadedData, trusted: str | None) -> RunSpec:
     return spec.model_copy(
         update={
             "data": spec.data.model_copy(update={"digest": data.splits.digest}),
-            "model": complete_kwargs(spec.model, data.source, data.splits),
+            "model": complete_kwargs(spec.model, data.source, data.splits, trusted),
         }
     )
 
