@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -48,8 +49,12 @@ class ThreatModel:
             raise SpecError(f"expected query_budget >= 0 or None, got {self.query_budget}")
 
     def allows(self, grant: Grant) -> bool:
-        """Whether the attacker holds this."""
-        return grant in self.grants
+        """Whether the attacker holds this; whoever may query can make pairs of its own pictures."""
+        return grant in self.grants or (grant == "pairs" and "query" in self.grants)
+
+    def missing(self, needs: Iterable[Grant]) -> list[Grant]:
+        """What of these needs is not granted, sorted."""
+        return sorted(grant for grant in needs if not self.allows(grant))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a record."""

@@ -1,148 +1,175 @@
-"""Controls: attackers so simple that a real attack must beat them."""
+"""Controls: attackers that ignore the release, or use it in the simplest way. Every real attack must beat them."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from splitveil.attacks.inverters import ClassInverter, ConstantInverter, LinearInverter, mean_picture
 from splitveil.attacks.view import AttackerView, attacker_view
 from splitveil.contracts import Attack, Inverter, View
+from splitveil.errors import SpecError
 from splitveil.rng import Rng
 from splitveil.threats import Grant
 
-__all__ = ["ClassMean", "MeanImage", "Ridge"]
+__all__ = ["ClassMean", "MeanImage", "Ridge", "ridge_weights"]
 
-_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-_CHUNK = 512
-
-
-class _MeanInverter(Inverter):
-    """One picture per class (or one for all), chosen by a rule on the release."""
-
-    pictures: Tensor
-    centers: Tensor
-
-    def __init__(self, pictures: Tensor, centers: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("pictures", pictures)
-        self.register_buffer("centers", centers)
-        self.facts = {}
-
-    def reconstruct(self, r: Tensor) -> Tensor:
-        """``(n, *r)`` to the mean picture of the class whose mean release is nearest, ``(n, c, h, w)``."""
-        return self.pictures[torch.cdist(r.flatten(1), self.centers).argmin(1)]
-
-
-class _RidgeInverter(Inverter):
-    """``x = W (r - mean_r) / std_r + mean_x``."""
-
-    weight: Tensor
-    center: Tensor
-    scale: Tensor
-    mean: Tensor
-
-    def __init__(self, weight: Tensor, center: Tensor, scale: Tensor, mean: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("center", center)
-        self.register_buffer("scale", scale)
-        self.register_buffer("mean", mean)
-        self.facts = {}
-
-    def reconstruct(self, r: Tensor) -> Tensor:
-        """``(n, *r)`` to pictures ``(n, c, h, w)``."""
-        rows = (r.flatten(1) - self.center) / self.scale @ self.weight
-        return rows.view(len(r), *self.mean.shape) + self.mean
-
-
-def _all_pairs(view: AttackerView, rng: Rng) -> tuple[Tensor, Tensor]:
-    """All auxiliary pictures with one release each."""
-    pairs = [
-        view.pairs(torch.arange(start, min(start + _CHUNK, len(view.auxiliary))), rng.child("pairs", start))
-        for start in range(0, len(view.auxiliary), _CHUNK)
-    ]
-    return torch.cat([x for x, _ in pairs]), torch.cat([r for _, r in pairs])
+_BATCH = 512
+_FEWEST_PICTURES = 4
 
 
 @dataclass(frozen=True)
 class MeanImage(Attack):
-    """Always the mean auxiliary picture: what an attacker knows without any release."""
+    """Always the mean auxiliary picture: what an attacker knows who never sees a release."""
 
     name: ClassVar[str] = "mean_image"
     needs: ClassVar[frozenset[Grant]] = frozenset()
 
     def _fit(self, view: View, rng: Rng) -> Inverter:
-        attacker = attacker_view(view)
-        total = torch.stack([x.sum(0) for x in attacker.auxiliary.batches(_CHUNK)]).sum(0)
-        center = total.new_zeros(1, attacker.release_spec.numel)
-        return _MeanInverter((total / len(attacker.auxiliary)).unsqueeze(0), center)
+        held = attacker_view(view)
+        inverter = ConstantInverter(held.release_spec, held.input_shape)
+        inverter.to(held.auxiliary.device).image.copy_(mean_picture(held.auxiliary.batches(_BATCH)))
+        inverter.facts = {"pictures": len(held.auxiliary)}
+        inverter.eval()
+        return inverter
 
 
 @dataclass(frozen=True)
 class ClassMean(Attack):
-    """The mean picture of the class whose mean release is nearest: what the label alone gives away."""
+    """The mean auxiliary picture of the class whose mean release is nearest: what the label alone gives away."""
 
     name: ClassVar[str] = "class_mean"
-    needs: ClassVar[frozenset[Grant]] = frozenset({"query", "labels"})
+    needs: ClassVar[frozenset[Grant]] = frozenset({"pairs", "labels"})
 
     def _fit(self, view: View, rng: Rng) -> Inverter:
-        attacker = attacker_view(view)
-        x, r = _all_pairs(attacker, rng)
-        labels = attacker.labels
-        classes = int(labels.max()) + 1
-        chosen = torch.nn.functional.one_hot(labels, classes).to(x)
-        share = chosen / chosen.sum(0).clamp(min=1)
-        pictures = (share.T @ x.flatten(1)).view(classes, *x.shape[1:])
-        return _MeanInverter(pictures, share.T @ r.flatten(1))
+        held = attacker_view(view)
+        classes = int(held.labels.max()) + 1
+        inverter = ClassInverter(held.release_spec, held.input_shape, classes=classes)
+        inverter.to(held.auxiliary.device)
+        inverter.images.copy_(_class_pictures(held, classes))
+        indices = torch.arange(held.affordable(1))
+        releases = _pairs(held, indices, rng)[1]
+        inverter.standardise.fit([releases])
+        standardised = inverter.standardise(releases).flatten(1)
+        inverter.centres.copy_(_class_means([standardised], held.labels[: len(indices)], classes))
+        inverter.facts = {"classes": classes, "pictures": len(indices)}
+        inverter.eval()
+        return inverter
 
 
 @dataclass(frozen=True)
 class Ridge(Attack):
-    """Ridge regression from standardised release to picture, its penalty chosen on held-out auxiliary pictures.
+    """Ridge regression ``min_W ||Y - R W||^2 + n p ||W||^2`` from the standardised release to the picture.
 
-    ```
-    W = (R'R / n + a I)^-1 R'X / n      (or the dual form, where there are fewer pictures than features)
-    ```
+    Closed form in float64; the penalty with the least error on held-out auxiliary pictures is then used on all.
+    It is the best linear attacker, and exact for a linear head with Gaussian pictures and noise.
+
+    Args:
+        penalties: p, per picture and in units of a standardised release.
+        pictures: the most auxiliary pictures to use; time grows with the cube of the smaller of this and q.
+        val_share: share of them held out.
+
+    Raises:
+        SpecError: a value out of range.
     """
 
     name: ClassVar[str] = "ridge"
-    needs: ClassVar[frozenset[Grant]] = frozenset({"query"})
+    needs: ClassVar[frozenset[Grant]] = frozenset({"pairs"})
+
+    penalties: tuple[float, ...] = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    pictures: int = 8192
+    val_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "penalties", tuple(self.penalties))  # a list, when it comes from JSON
+        if not self.penalties or not all(0 < penalty < math.inf for penalty in self.penalties):
+            raise SpecError(f"expected penalties > 0, got {self.penalties}")
+        if self.pictures < _FEWEST_PICTURES or not 0 < self.val_share < 1:
+            raise SpecError(f"expected pictures >= {_FEWEST_PICTURES} and 0 < val_share < 1, got {self}")
 
     def _fit(self, view: View, rng: Rng) -> Inverter:
-        attacker = attacker_view(view)
-        x, r = _all_pairs(attacker, rng)
-        order = torch.randperm(len(x), generator=rng.child("split").generator()).to(x.device)
-        pictures, rows = x[order].double().flatten(1), r[order].double().flatten(1)
-        held_out = max(1, len(x) // 5)
-        center, scale = rows.mean(0), rows.std(0).clamp(min=1e-12)
-        rows, mean = (rows - center) / scale, pictures.mean(0)
-        pictures = pictures - mean
-        solve = _Ridge(rows[held_out:], pictures[held_out:])
-        errors = {a: float((rows[:held_out] @ solve(a) - pictures[:held_out]).square().mean()) for a in _PENALTIES}
-        penalty = min(errors, key=lambda a: errors[a])
-        weight = _Ridge(rows, pictures)(penalty).float()
-        inverter = _RidgeInverter(weight, center.float(), scale.float(), mean.float().view(x.shape[1:]))
-        inverter.facts = {"penalty": penalty}
+        held = attacker_view(view)
+        order = torch.randperm(len(held.auxiliary), generator=rng.child("split").generator())
+        indices = order[: held.affordable(_FEWEST_PICTURES, self.pictures)]
+        x, r = _pairs(held, indices, rng)
+        inverter = LinearInverter(held.release_spec, held.input_shape)
+        inverter.to(x.device).standardise.fit([r])
+        features, targets = inverter.standardise(r).flatten(1).double(), x.flatten(1).double()
+        held_out = min(max(1, round(self.val_share * len(indices))), len(indices) - 2)
+        errors = _validation_errors(features, targets, self.penalties, held_out)
+        penalty = self.penalties[errors.index(min(errors))]
+        weight, bias = ridge_weights(features, targets, [penalty * len(features)])[0]
+        inverter.weight.copy_(weight)
+        inverter.bias.copy_(bias)
+        inverter.facts = {
+            "penalty": penalty,
+            "val_mse": dict(zip(map(str, self.penalties), errors, strict=True)),
+            "pictures": len(indices),
+        }
+        inverter.eval()
         return inverter
 
 
-class _Ridge:
-    """The regression for any penalty, from one eigendecomposition of the smaller Gram matrix."""
+def ridge_weights(features: Tensor, targets: Tensor, penalties: Sequence[float]) -> list[tuple[Tensor, Tensor]]:
+    """Solve ``min_{W, b} ||Y - R W - b||^2 + a ||W||^2`` for each a, in the smaller of the primal and the dual form.
 
-    def __init__(self, rows: Tensor, targets: Tensor) -> None:
-        self.rows, self.targets = rows, targets
-        self.primal = rows.shape[1] <= len(rows)
-        gram = (rows.T @ rows if self.primal else rows @ rows.T) / len(rows)
-        self.values, self.vectors = torch.linalg.eigh(gram)
+    Args:
+        features: R, ``(n, q)``, float64.
+        targets: Y, ``(n, d)``, float64.
+        penalties: a > 0.
 
-    def __call__(self, penalty: float) -> Tensor:
-        """W ``(q, d)``."""
-        inverse: Tensor = self.vectors / (self.values.clamp(min=0) + penalty) @ self.vectors.T
-        n = len(self.rows)
-        weight: Tensor = (
-            inverse @ (self.rows.T @ self.targets) if self.primal else self.rows.T @ (inverse @ self.targets)
-        )
-        return weight / n
+    Returns:
+        W ``(q, d)`` and b ``(d,)`` for each penalty.
+
+    Example:
+        >>> r = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64)
+        >>> [(w, b)] = ridge_weights(r, 3 * r + 1, [1e-9])
+        >>> round(float(w), 6), round(float(b), 6)
+        (3.0, 1.0)
+    """
+    centre, level = features.mean(0), targets.mean(0)
+    rows, goals = features - centre, targets - level
+    dual = rows.shape[0] < rows.shape[1]
+    gram = rows @ rows.T if dual else rows.T @ rows
+    right = goals if dual else rows.T @ goals
+    solutions = []
+    for penalty in penalties:
+        system = gram.clone()
+        system.diagonal().add_(penalty)
+        weight = torch.cholesky_solve(right, torch.linalg.cholesky(system))
+        weight = rows.T @ weight if dual else weight
+        solutions.append((weight, level - centre @ weight))
+    return solutions
+
+
+def _validation_errors(features: Tensor, targets: Tensor, penalties: Sequence[float], held_out: int) -> list[float]:
+    fit, goals = features[held_out:], targets[held_out:]
+    solutions = ridge_weights(fit, goals, [penalty * len(fit) for penalty in penalties])
+    val, truth = features[:held_out], targets[:held_out]
+    return [float(((val @ weight + bias).clamp(0, 1) - truth).square().mean()) for weight, bias in solutions]
+
+
+def _pairs(view: AttackerView, indices: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+    chunks = [view.pairs(chunk, rng.child("noise", step)) for step, chunk in enumerate(torch.split(indices, _BATCH))]
+    return torch.cat([x for x, _ in chunks]), torch.cat([r for _, r in chunks])
+
+
+def _class_pictures(view: AttackerView, classes: int) -> Tensor:
+    means = _class_means(view.auxiliary.batches(_BATCH), view.labels, classes)
+    return means.to(torch.float32).reshape(classes, *view.input_shape)
+
+
+def _class_means(batches: Iterable[Tensor], labels: Tensor, classes: int) -> Tensor:
+    """``(classes, q)`` float64; a class without any row gets the mean of all rows."""
+    total, start = torch.zeros(()), 0
+    for batch in batches:
+        rows = batch.flatten(1).double()
+        sums = rows.new_zeros(classes, rows.shape[1]).index_add_(0, labels[start : start + len(rows)], rows)
+        total, start = total.to(sums) + sums, start + len(rows)
+    counts = torch.bincount(labels, minlength=classes).unsqueeze(1)
+    return torch.where(counts > 0, total / counts.clamp_min(1), total.sum(0) / start)

@@ -2,102 +2,62 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
+from torch.nn import functional
 
+from splitveil.attacks.inverters import DecoderInverter, mean_picture
 from splitveil.attacks.view import AttackerView, attacker_view
-from splitveil.contracts import Attack, FeatureSpec, Inverter, View
-from splitveil.errors import InputError, SpecError
-from splitveil.nets.inversion import ResidualDecoder
+from splitveil.contracts import Attack, View
+from splitveil.errors import SpecError, TrainingError
 from splitveil.rng import Rng
 from splitveil.threats import Grant
 
-__all__ = ["Decoder", "DecoderInverter", "Standardise"]
+__all__ = ["Decoder"]
 
-_LAST_RATE = 1e-5
-_LEAST_GAIN = 1e-3  # of the validation error, for an epoch to count as an improvement
-_FITTED = 2048  # releases to which the standardisation is fitted
-
-
-class Standardise(nn.Module):
-    """``(r - mean) / std`` per channel: a defense that only shrinks the features must not stop an attacker.
-
-    Args:
-        release: the spec of r.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, release: FeatureSpec) -> None:
-        super().__init__()
-        shape = [1] * len(release.shape)
-        shape[release.channel_axis] = release.shape[release.channel_axis]
-        self.register_buffer("mean", torch.zeros(1, *shape))
-        self.register_buffer("std", torch.ones(1, *shape))
-
-    def fit(self, r: Tensor) -> None:
-        """Take mean and standard deviation per channel from releases ``(n, *r)``."""
-        axes = [axis for axis in range(r.ndim) if self.mean.shape[axis] == 1]
-        self.mean.copy_(r.mean(axes, keepdim=True))
-        self.std.copy_(r.std(axes, keepdim=True).clamp(min=1e-12))
-
-    def forward(self, r: Tensor) -> Tensor:
-        """``(n, *r)`` with mean 0 and standard deviation 1 per channel."""
-        return (r - self.mean) / self.std
-
-
-class DecoderInverter(Inverter):
-    """Standardisation and the inverse network.
-
-    Args:
-        release: the spec of r.
-        picture: ``(c, h, w)``.
-        channels: of the network.
-        blocks: residual blocks of the network.
-    """
-
-    def __init__(self, release: FeatureSpec, picture: tuple[int, ...], *, channels: int, blocks: int) -> None:
-        super().__init__()
-        self.standardise = Standardise(release)
-        self.network = ResidualDecoder(release, picture, channels=channels, blocks=blocks)
-        self.facts: dict[str, Any] = {}
-
-    def reconstruct(self, r: Tensor) -> Tensor:
-        """``(n, *r)`` to pictures ``(n, c, h, w)``."""
-        pictures: Tensor = self.network(self.standardise(r))
-        return pictures
+_LAST_LR = 1e-5
+_FEWEST_PICTURES = 8
+_SMALLEST_BATCH = 4
+_STATISTICS = 4096  # pictures whose releases fit the standardisation
+_NOTICEABLE = 1e-3  # relative improvement of the validation error that resets the patience
+_CONVERGED = 1e-2  # relative improvement over the last fifth of the epochs
 
 
 @dataclass(frozen=True)
 class Decoder(Attack):
-    """Train an inverse network g to minimise ``||g(r) - x||^2 / d`` on auxiliary pictures, r drawn anew at each step.
+    """Train ``g`` to minimise ``E ||g(r) - x||^2`` over auxiliary pictures, with fresh noise at every step.
 
-    A held-out share of the auxiliary pictures decides which epoch's weights are kept, and when to stop.
+    ```
+    x (auxiliary) --[ view ]-- r --[ standardise ]--[ ResidualDecoder ]-- picture        Adam, cosine to 1e-5
+    ```
+
+    The epoch with the least error on held-out auxiliary pictures is kept. Where the query budget is too small for
+    fresh releases in every epoch, each picture is released once and its release is learned from again.
 
     Args:
         channels: of the residual blocks.
-        blocks: how many.
-        epochs: at the most.
-        batch_size: pictures per step.
-        lr: of Adam, falling along a cosine to 1e-5.
+        blocks: residual blocks before the upsampling.
+        epochs: passes over the auxiliary pictures, at most.
+        batch_size: at least 4.
+        lr: first learning rate.
         weight_decay: of Adam.
-        patience: epochs without an improvement of 0.1 % before stopping; None for never.
-        val_share: of the auxiliary pictures.
+        patience: epochs without an improvement of 0.1 % before it stops; None: never.
+        val_share: share of the auxiliary pictures held out.
+
+    Raises:
+        SpecError: a value out of range.
 
     Reference:
-        arXiv 2503.00383, supplement, figure 6.
+        Mahendran and Vedaldi 2015; architecture and schedule of the CEM paper's code.
     """
 
     name: ClassVar[str] = "decoder"
-    needs: ClassVar[frozenset[Grant]] = frozenset({"query"})
+    needs: ClassVar[frozenset[Grant]] = frozenset({"pairs"})
 
     channels: int = 64
     blocks: int = 8
@@ -109,102 +69,160 @@ class Decoder(Attack):
     val_share: float = 0.1
 
     def __post_init__(self) -> None:
-        if min(self.channels, self.blocks, self.epochs) < 1 or self.batch_size < 2:
-            raise SpecError(f"expected channels, blocks, epochs >= 1 and batch_size >= 2, got {asdict(self)}")
-        if not (self.lr > 0 and 0 < self.val_share < 1):
-            raise SpecError(f"expected lr > 0 and val_share in (0, 1), got {self.lr} and {self.val_share}")
+        if min(self.channels, self.blocks, self.epochs) < 1 or self.batch_size < _SMALLEST_BATCH:
+            raise SpecError(f"expected channels, blocks, epochs >= 1 and batch_size >= {_SMALLEST_BATCH}, got {self}")
+        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf and 0 < self.val_share < 1):
+            raise SpecError(f"expected lr > 0, weight_decay >= 0 and 0 < val_share < 1, got {self}")
+        if self.patience is not None and self.patience < 1:
+            raise SpecError(f"expected patience >= 1 or None, got {self.patience}")
 
     def _fit(self, view: View, rng: Rng) -> DecoderInverter:
-        return _Fit(self, attacker_view(view), rng).run()
-
-
-class _Fit:
-    """One fit of a decoder: the state that its epochs share."""
-
-    def __init__(self, config: Decoder, view: AttackerView, rng: Rng) -> None:
-        self.config, self.view, self.rng = config, view, rng
-        pictures = view.auxiliary
-        held_out = max(1, round(config.val_share * len(pictures)))
-        order = torch.randperm(len(pictures), generator=rng.child("split").generator())
-        self.val, self.train = order[:held_out].sort().values, order[held_out:]
-        if len(self.train) < config.batch_size // 2 or len(self.train) < 2:
-            raise InputError(
-                f"expected at least {max(2, config.batch_size // 2)} auxiliary pictures to learn from, "
-                f"got {len(self.train)}: give more pictures or a smaller batch_size"
-            )
-        with rng.child("init").scoped():
-            self.inverter = DecoderInverter(
-                view.release_spec, view.input_shape, channels=config.channels, blocks=config.blocks
-            ).to(pictures.device)
-        self.val_x, self.val_r = view.pairs(self.val, rng.child("validation"))
-        self.history: list[dict[str, float]] = []
-
-    def run(self) -> DecoderInverter:
-        config, inverter = self.config, self.inverter
-        _, first = self.view.pairs(self.train[:_FITTED], self.rng.child("standardise"))
-        inverter.standardise.fit(first)
-        optimizer = torch.optim.Adam(inverter.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        batches = len(self.train) // config.batch_size + (len(self.train) % config.batch_size >= 2)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * batches, _LAST_RATE)
-        best: Mapping[str, Tensor] = {}
-        best_error, best_epoch, reference, stale = math.inf, 0, math.inf, 0
-        for epoch in range(config.epochs):
-            train_error = self._epoch(epoch, optimizer, schedule, batches)
-            error = self._validate()
-            if error < best_error:
-                best_error, best_epoch, best = error, epoch, copy.deepcopy(inverter.state_dict())
-            stale = 0 if error < reference * (1 - _LEAST_GAIN) else stale + 1
-            reference = min(reference, error) if stale else error
-            row = {"epoch": epoch, "train_mse": train_error, "val_mse": error}
-            self.history.append(row)
-            if self.view.progress is not None:
-                self.view.progress({**row, "epochs": config.epochs})
-            if config.patience is not None and stale >= config.patience:
-                break
-        if not best:
-            raise InputError("expected a finite validation error of the decoder, got NaN: lower its lr")
-        inverter.load_state_dict(best)
-        inverter.facts = self._facts(best_error, best_epoch)
-        return inverter.eval()
-
-    def _epoch(
-        self,
-        epoch: int,
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
-        batches: int,
-    ) -> float:
-        rng, size = self.rng.child("epoch", epoch), self.config.batch_size
-        order = self.train[torch.randperm(len(self.train), generator=rng.child("order").generator())]
-        total = torch.zeros((), device=self.view.auxiliary.device)
-        self.inverter.train()
-        for step in range(batches):
-            x, r = self.view.pairs(order[step * size : (step + 1) * size], rng.child("noise", step))
-            optimizer.zero_grad(set_to_none=True)
-            loss = F.mse_loss(self.inverter.reconstruct(r), x)
-            torch.autograd.backward(loss)
-            optimizer.step()
-            schedule.step()
-            total += loss.detach()
-        return float(total) / batches
-
-    def _validate(self) -> float:
-        chunks = zip(self.val_r.tensor_split(self._parts()), self.val_x.tensor_split(self._parts()), strict=True)
-        total = sum(float((self.inverter.invert(r) - x).square().mean()) * len(x) for r, x in chunks)
-        return total / len(self.val)
-
-    def _parts(self) -> int:
-        return -(-len(self.val) // 512)
-
-    def _facts(self, best_error: float, best_epoch: int) -> dict[str, Any]:
-        errors = [row["val_mse"] for row in self.history]
-        before = min(errors[: max(1, math.ceil(0.8 * len(errors)))])
-        return {
-            "history": self.history,
-            "epochs_run": len(errors),
+        held = attacker_view(view)
+        releases = _Releases.plan(held, self, rng)
+        with rng.child("weights").scoped():
+            inverter = DecoderInverter(held.release_spec, held.input_shape, channels=self.channels, blocks=self.blocks)
+        inverter.to(held.auxiliary.device)
+        inverter.net.to(memory_format=torch.channels_last)  # a third less time per step, on CPUs too
+        inverter.standardise.fit(releases.statistics())
+        inverter.start_from(mean_picture(releases.pictures()))
+        history, best_epoch = self._train(inverter, releases, held)
+        inverter.facts = {
+            "history": history,
+            "epochs_run": len(history),
             "best_epoch": best_epoch,
-            "best_val_mse": best_error,
-            "stopped_early": len(errors) < self.config.epochs,
-            "converged": len(errors) > 1 and best_error > 0.99 * before,
-            "parameters": sum(parameter.numel() for parameter in self.inverter.parameters()),
+            "best_val_mse": history[best_epoch]["val_mse"],
+            "stopped_early": len(history) < self.epochs,
+            "converged": _converged([row["val_mse"] for row in history]),
+            "parameters": sum(parameter.numel() for parameter in inverter.parameters()),
+            "pictures": len(releases),
+            "fresh_noise": releases.fresh,
+            "queries": held.queries,
         }
+        return inverter
+
+    def _train(
+        self, inverter: DecoderInverter, releases: _Releases, view: AttackerView
+    ) -> tuple[list[dict[str, Any]], int]:
+        optimiser = torch.optim.Adam(inverter.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        history: list[dict[str, Any]] = []
+        best, best_epoch, best_state, reference, waited = math.inf, 0, _state(inverter), math.inf, 0
+        for epoch in range(self.epochs):
+            for group in optimiser.param_groups:
+                group["lr"] = _cosine(self.lr, epoch, self.epochs)
+            train_mse = _epoch(inverter, optimiser, releases.batches(epoch))
+            val_mse = _evaluate(inverter, releases.validation())
+            history.append({"epoch": epoch, "train_mse": train_mse, "val_mse": val_mse})
+            if not (math.isfinite(train_mse) and math.isfinite(val_mse)):
+                raise TrainingError(f"the decoder diverged in epoch {epoch} (validation error {val_mse}): lower its lr")
+            if view.progress is not None:
+                view.progress({**history[-1], "epochs": self.epochs})
+            if val_mse < best:
+                best, best_epoch, best_state = val_mse, epoch, _state(inverter)
+            if val_mse < reference * (1 - _NOTICEABLE):
+                reference, waited = val_mse, 0
+            else:
+                waited += 1
+            if self.patience is not None and waited >= self.patience:
+                break
+        inverter.load_state_dict(best_state)
+        inverter.eval()
+        return history, best_epoch
+
+
+class _Releases:
+    """The attacker's pictures in two shares, and the releases that it learns from and validates on."""
+
+    def __init__(self, view: AttackerView, fit: Tensor, val: Tensor, batch_size: int, rng: Rng, *, fresh: bool) -> None:
+        self._view, self._fit_indices, self._val_indices = view, fit, val
+        self._batch_size, self._rng, self.fresh = batch_size, rng, fresh
+        self._val = self._draw(val, rng.child("validation"))
+        self._stored = None if fresh else self._draw(fit, rng.child("stored"))
+
+    @classmethod
+    def plan(cls, view: AttackerView, attack: Decoder, rng: Rng) -> _Releases:
+        """Decide how many pictures the budget pays for, and whether each epoch may have its own releases."""
+        observations, left = view.threat.observations, view.queries_left
+        total, affordable = len(view.auxiliary), view.affordable(_FEWEST_PICTURES)
+        order = torch.randperm(total, generator=rng.child("split").generator())[:affordable]
+        held_out = min(max(1, round(attack.val_share * affordable)), affordable - _SMALLEST_BATCH)
+        fit, val = order[held_out:], order[:held_out]
+        cost = (attack.epochs * len(fit) + len(val) + min(len(fit), _STATISTICS)) * observations
+        return cls(view, fit, val, attack.batch_size, rng, fresh=left is None or cost <= left)
+
+    def __len__(self) -> int:
+        return len(self._fit_indices) + len(self._val_indices)
+
+    def _draw(self, indices: Tensor, rng: Rng) -> Tensor:
+        chunks = torch.split(indices, self._batch_size)
+        return torch.cat([self._view.pairs(chunk, rng.child(step))[1] for step, chunk in enumerate(chunks)])
+
+    def statistics(self) -> Iterator[Tensor]:
+        """Releases that the standardisation is fitted on."""
+        if self._stored is not None:
+            yield from torch.split(self._stored, self._batch_size)
+            return
+        for step, chunk in enumerate(torch.split(self._fit_indices[:_STATISTICS], self._batch_size)):
+            yield self._view.pairs(chunk, self._rng.child("statistics", step))[1]
+
+    def pictures(self) -> Iterator[Tensor]:
+        """The pictures to learn from."""
+        return (self._view.auxiliary.get(chunk) for chunk in torch.split(self._fit_indices, self._batch_size))
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pictures and releases in random order; batches of nearly equal size, so that none is too small to norm."""
+        count = len(self._fit_indices)
+        order = torch.randperm(count, generator=self._rng.child("order", epoch).generator())
+        for step, places in enumerate(order.tensor_split(-(-count // self._batch_size))):
+            indices = self._fit_indices[places]
+            if self._stored is None:
+                yield self._view.pairs(indices, self._rng.child("noise", epoch, step))
+            else:
+                yield self._view.auxiliary.get(indices), self._stored[places.to(self._stored.device)]
+
+    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Held-out pictures and their releases, the same at every call."""
+        sizes = zip(
+            torch.split(self._val_indices, self._batch_size), torch.split(self._val, self._batch_size), strict=True
+        )
+        for indices, r in sizes:
+            yield self._view.auxiliary.get(indices), r
+
+
+def _epoch(
+    inverter: DecoderInverter, optimiser: torch.optim.Optimizer, batches: Iterator[tuple[Tensor, Tensor]]
+) -> float:
+    inverter.train()
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for x, r in batches:
+        optimiser.zero_grad(set_to_none=True)
+        loss = functional.mse_loss(inverter.reconstruct(r), x)
+        torch.autograd.backward(loss)
+        optimiser.step()
+        total, count = total.to(loss.device) + loss.detach().double() * len(x), count + len(x)
+    return float(total) / count
+
+
+def _evaluate(inverter: DecoderInverter, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
+    total, count = 0.0, 0
+    for x, r in batches:
+        errors = (inverter.invert(r) - x).double().square().flatten(1).mean(1)
+        total, count = total + float(errors.sum()), count + len(x)
+    return total / count
+
+
+def _state(inverter: DecoderInverter) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in inverter.state_dict().items()}
+
+
+def _cosine(lr: float, epoch: int, epochs: int) -> float:
+    last = min(_LAST_LR, lr)
+    return last + (lr - last) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def _converged(errors: list[float]) -> bool:
+    """Whether the least error fell by less than 1 % over the last fifth of the epochs."""
+    last = max(1, math.ceil(len(errors) / 5))
+    if last >= len(errors):
+        return False
+    before = min(errors[:-last])
+    return min(errors) > before * (1 - _CONVERGED) or before == 0.0

@@ -1,39 +1,116 @@
-"""Fitted attackers as files: tensors only, with the facts of the fit in the header."""
+"""Fitted attackers as safetensors files: the state, and in the metadata what is needed to build the module again."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch import Tensor
 
-from splitveil.contracts import Inverter
-from splitveil.errors import InputError
+from splitveil.attacks.inverters import (
+    ClassInverter,
+    ConstantInverter,
+    DecoderInverter,
+    FittedInverter,
+    LinearInverter,
+)
+from splitveil.contracts import FeatureSpec, Inverter
+from splitveil.errors import InputError, MissingDataError, SpecError, SplitveilError
 from splitveil.files import write_with
 
 __all__ = ["load_inverter", "save_inverter"]
 
+_KEY = "splitveil.inverter"
+_FORMAT = 1
+_KINDS: dict[str, type[FittedInverter]] = {
+    kind.kind: kind for kind in (DecoderInverter, LinearInverter, ConstantInverter, ClassInverter)
+}
+_LARGEST_SIZE = 1 << 16
 
-def save_inverter(path: Path, inverter: Inverter) -> None:
-    """Write the inverter's tensors and facts."""
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in inverter.state_dict().items()}
-    header = {"facts": json.dumps(inverter.facts)}
-    write_with(path, lambda temporary: save_file(tensors, temporary, header))
 
+def save_inverter(path: Path, inverter: Inverter, config: Mapping[str, Any]) -> None:
+    """Write a fitted attacker, whole or not at all.
 
-def load_inverter(path: Path, inverter: Inverter) -> Inverter:
-    """Load a file into an inverter that was built for the same release and picture.
+    Args:
+        path: of the file.
+        inverter: of `Attack.fit`.
+        config: the attack's name and parameters, for the reader of the file.
 
     Raises:
-        InputError: the file is damaged or belongs to another inverter.
+        SpecError: the inverter holds what a file cannot, such as the cloud's network.
+        OutputError: the file cannot be written.
     """
+    if not isinstance(inverter, FittedInverter):
+        raise SpecError(
+            f"expected an inverter that can be stored ({', '.join(_KINDS)}), got "
+            f"{type(inverter).__name__}: fit the attack again where it is needed"
+        )
+    header = {
+        "format": _FORMAT,
+        "kind": inverter.kind,
+        "release": inverter.release.to_json(),
+        "picture": list(inverter.picture),
+        "sizes": inverter.sizes,
+        "attack": dict(config),
+        "facts": inverter.facts,
+    }
+    metadata = {_KEY: json.dumps(header, allow_nan=False)}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in inverter.state_dict().items()}
+    write_with(Path(path), lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+def load_inverter(path: Path) -> FittedInverter:
+    """Read a fitted attacker, on the CPU and in evaluation mode.
+
+    Raises:
+        MissingDataError: there is no such file.
+        InputError: it is not a file of `save_inverter`, or its parts do not fit each other.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingDataError(f"expected a fitted attacker at '{path}', got none: run the attack first")
     try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["facts"])
-        inverter.load_state_dict(load_file(path))
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise InputError(f"cannot read the attacker '{path}': {reason}; run the attack again") from error
-    inverter.facts = facts
+        with safe_open(path, framework="pt", device="cpu") as file:
+            text = (file.metadata() or {}).get(_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, ValueError, OSError) as error:
+        raise InputError(f"expected safetensors in '{path}', got {error}: run the attack again") from error
+    try:
+        header = json.loads(text or "")
+        inverter = _build(header)
+        _fill(inverter, tensors)
+    except (ValueError, TypeError, KeyError, RecursionError, RuntimeError, SplitveilError) as error:
+        raise InputError(f"expected a fitted attacker in '{path}', got {error}: run the attack again") from error
     return inverter
+
+
+def _build(header: Any) -> FittedInverter:
+    if header["format"] != _FORMAT:
+        raise ValueError(f"format {header['format']!r} instead of {_FORMAT}")
+    release, picture, sizes = FeatureSpec.from_json(header["release"]), tuple(header["picture"]), header["sizes"]
+    numbers = [*release.shape, *(release.grid or ()), *picture, *sizes.values()]
+    if not all(type(size) is int and 1 <= size <= _LARGEST_SIZE for size in numbers):
+        raise ValueError(f"sizes {numbers}")
+    with torch.device("meta"):  # a hostile header must not make us allocate more than the file holds
+        inverter = _KINDS[header["kind"]](release, picture, **sizes)
+    if not isinstance(header["facts"], dict):
+        raise TypeError("facts that are no mapping")
+    inverter.facts = header["facts"]
+    return inverter
+
+
+def _fill(inverter: FittedInverter, tensors: dict[str, Tensor]) -> None:
+    for name, value in inverter.state_dict().items():
+        got = tensors.get(name)
+        if got is None or got.dtype != value.dtype or got.shape != value.shape:
+            found = "none" if got is None else f"{got.dtype} {tuple(got.shape)}"
+            raise ValueError(f"'{name}' {found} instead of {value.dtype} {tuple(value.shape)}")
+        if not bool(torch.isfinite(got).all()):
+            raise ValueError(f"'{name}' with NaN or infinity")
+    inverter.load_state_dict(tensors, assign=True)
+    inverter.eval()

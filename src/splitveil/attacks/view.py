@@ -122,16 +122,16 @@ class AttackerView:
             x = self.auxiliary.get(indices)
             return x, self.release(x, rng)
         self._require("pairs")
-        x = self.auxiliary.get(indices)
-        self._spend(self._newly_paired(indices))
-        return x, self._observe(x, lambda key: _IndexedNoise(key, indices.cpu()), self._rng)
+        x, known = self.auxiliary.get(indices), self._known_pairs()
+        places = indices.cpu()
+        self._spend(len(torch.unique(places[~known[places]])))
+        known[places] = True
+        return x, self._observe(x, lambda key: _IndexedNoise(key, places), self._rng)
 
-    def _newly_paired(self, indices: Tensor) -> int:
+    def _known_pairs(self) -> Tensor:
         if self._paired is None:
             self._paired = torch.zeros(len(self.auxiliary), dtype=torch.bool)
-        before = int(self._paired.sum())
-        self._paired[indices.cpu()] = True
-        return int(self._paired.sum()) - before
+        return self._paired
 
     def _observe(self, x: Tensor, source: Callable[[Rng], NoiseSource], rng: Rng) -> Tensor:
         observations = self.threat.observations
@@ -153,6 +153,28 @@ class AttackerView:
     def queries_left(self) -> int | None:
         """Queries that the budget still holds, or None without a budget."""
         return None if self.threat.query_budget is None else self.threat.query_budget - self.queries
+
+    def affordable(self, fewest: int, most: int | None = None) -> int:
+        """How many auxiliary pictures the queries that are left pay for, once each.
+
+        Args:
+            fewest: that the attack can do with.
+            most: that it wants.
+
+        Raises:
+            ThreatModelError: the budget pays for fewer pictures than that.
+            InputError: there are fewer auxiliary pictures than that.
+        """
+        held, left = len(self.auxiliary), self.queries_left
+        if held < fewest:
+            raise InputError(f"expected at least {fewest} auxiliary pictures, got {held}: enlarge aux_share")
+        paid = held if left is None else min(held, left // self.threat.observations)
+        if paid < fewest:
+            raise ThreatModelError(
+                f"expected a budget of at least {fewest * self.threat.observations} queries, got {left}: "
+                "raise query_budget"
+            )
+        return paid if most is None else min(paid, most)
 
     def simulate(self, x: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
         """The release as a differentiable function of x, in evaluation mode: the white box, without any query.
@@ -184,20 +206,21 @@ class AttackerView:
     @property
     def auxiliary(self) -> AuxiliaryPictures:
         """The attacker's own pictures."""
-        if self.threat.auxiliary == "none" or self._auxiliary is None:
-            raise ThreatModelError(
-                "expected auxiliary pictures, got none under this threat model: "
-                "grant some, or choose an attack that needs none"
-            )
-        return AuxiliaryPictures(self._auxiliary)
+        return AuxiliaryPictures(self._table())
 
     @property
     def labels(self) -> Tensor:
         """``(n,)`` int64, the labels of the auxiliary pictures."""
         self._require("labels")
-        if len(self.auxiliary) == 0 or self._auxiliary is None:
-            raise InputError("expected at least one auxiliary picture, got none: enlarge aux_share")
-        return self._auxiliary.labels
+        return self._table().labels
+
+    def _table(self) -> Pictures:
+        if self.threat.auxiliary == "none" or self._auxiliary is None:
+            raise ThreatModelError(
+                "expected auxiliary pictures, got none under this threat model: "
+                "grant some, or choose an attack that needs none"
+            )
+        return self._auxiliary
 
     def _white_box(self) -> ModelSubject:
         self._require("weights")

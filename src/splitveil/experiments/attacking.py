@@ -102,7 +102,7 @@ def attack_run(
     controls: dict[str, dict[str, MetricResult]] = {}
     for name in _CONTROLS:
         control = cast(Attack, ATTACKS.load(name)())
-        if name != attack.name and control.needs <= threat.grants:
+        if name != attack.name and not threat.missing(control.needs):
             fitted = control.fit(view(name), rng.child("control", name))
             controls[name] = _summaries(score_pictures(reconstruct(fitted, releases), test), rng)
     result = AttackResult(
@@ -157,7 +157,7 @@ def _write(
     record: RunRecord, result: AttackResult, attack: PlugInSpec, inverter: Inverter, samples: Mapping[str, Tensor]
 ) -> None:
     write_with(record.path / result.samples, lambda temporary: save_file(dict(samples), temporary))
-    save_inverter(record.path / "attackers" / f"{result.key}.safetensors", inverter)
+    save_inverter(record.path / "attackers" / f"{result.key}.safetensors", inverter, attack.model_dump(mode="json"))
     record.add_attack(result)
 
 

@@ -120,11 +120,15 @@ class ResidualDecoder(nn.Module):
 
     def forward(self, r: Tensor) -> Tensor:
         """``(n, *r)`` to pictures ``(n, c, h, w)`` in (0, 1)."""
+        return self.logits(r).sigmoid()
+
+    def logits(self, r: Tensor) -> Tensor:
+        """``(n, *r)`` to what stands before the sigmoid."""
         x = self.body(self.to_map(r))
         if self.resize:
             x = functional.interpolate(x, self.picture[1:], mode="bilinear", align_corners=False)
         drawn: Tensor = self.draw(x)
-        return drawn.sigmoid()
+        return drawn
 
 
 def _doublings(sides: tuple[int, int], picture: tuple[int, int]) -> int:

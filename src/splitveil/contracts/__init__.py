@@ -1,0 +1,61 @@
+"""What plug-ins and loops agree on: value types and abstract bases.
+
+Shape words: ``n`` batch, ``c h w`` picture, ``q`` feature dimension, ``*z`` feature, ``*r`` release, ``k`` classes,
+``m`` observations, ``d`` = c*h*w. Pictures are float32 in [0, 1]; normalisation lives inside the head.
+
+```
+x --[ head ]-- z --[ mechanism ]-- r == wire ==[ tail ]-- reply ==[ finish ]-- output
+edge: x, z, finish          public: r, reply          (`splitveil.split.SplitModel` is the one door)
+```
+"""
+
+from splitveil.contracts.attack import Attack, Inverter, Metric, Subject, View
+from splitveil.contracts.training import (
+    FeatureBatch,
+    FeatureStream,
+    Penalty,
+    PenaltyContext,
+    Stage,
+    Task,
+    Terms,
+    Weighted,
+)
+from splitveil.contracts.values import (
+    FeatureSpec,
+    GaussianChannel,
+    NoiseSource,
+    NoiseSpec,
+    Summary,
+    Trace,
+    TrainState,
+    check_finite,
+    positive,
+)
+from splitveil.contracts.wire import Codec, Mechanism
+
+__all__ = [
+    "Attack",
+    "Codec",
+    "FeatureBatch",
+    "FeatureSpec",
+    "FeatureStream",
+    "GaussianChannel",
+    "Inverter",
+    "Mechanism",
+    "Metric",
+    "NoiseSource",
+    "NoiseSpec",
+    "Penalty",
+    "PenaltyContext",
+    "Stage",
+    "Subject",
+    "Summary",
+    "Task",
+    "Terms",
+    "Trace",
+    "TrainState",
+    "View",
+    "Weighted",
+    "check_finite",
+    "positive",
+]
