@@ -19,7 +19,7 @@ __all__ = ["DEFENSES", "run_demo"]
 DEFENSES = (
     PlugInSpec(name="none"),
     PlugInSpec(name="gaussian", params={"noise_std": 0.1}),
-    PlugInSpec(name="cem", params={"noise_std": 0.1, "weight": 1.0}),
+    PlugInSpec(name="cem", params={"noise_std": 0.1, "weight": 0.5}),
 )
 
 
