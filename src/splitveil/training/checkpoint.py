@@ -64,6 +64,7 @@ class CheckpointStore:
         Raises:
             InputError: the file is damaged, or belongs to another spec.
         """
+        self._sweep()
         if not self.path.is_file():
             return None
         try:
@@ -82,8 +83,14 @@ class CheckpointStore:
     def remove(self) -> None:
         """Training is done."""
         self.path.unlink(missing_ok=True)
+        self._sweep()
         if self.path.parent.is_dir() and not any(self.path.parent.iterdir()):
             self.path.parent.rmdir()
+
+    def _sweep(self) -> None:
+        """Remove what a kill within a save has left."""
+        for orphan in self.path.parent.glob(f".{self.path.name}.*"):
+            orphan.unlink(missing_ok=True)
 
 
 def gather(

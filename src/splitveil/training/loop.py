@@ -231,7 +231,7 @@ class Trainer:
             "lr": state.lr,
             "loss": means.pop("loss"),
             "train_accuracy": means.pop("score"),
-            "terms": means,
+            "terms": dict(sorted(means.items())),  # a resumed run reads them back in another order
             "weights": self.totals.weights,
             **validation,
             "facts": self.place.facts,
