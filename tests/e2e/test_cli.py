@@ -182,6 +182,8 @@ def test_report_is_one_file(run: Run, trained: Path, tmp_path: Path) -> None:
         (["--model", "os:system"], 3, ["os:system"]),
         (["--data", "no/such/folder"], 4, ["no/such/folder"]),
         (["--limit", "15"], 3, ["raise limit"]),
+        (["--device", "tpu9"], 3, ["'tpu9'", "choose another"]),
+        (["--device", "cuda:77"], 3, ["'cuda:77'", "choose another"]),
         (["--spec", "nothing.json"], 4, ["nothing.json"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

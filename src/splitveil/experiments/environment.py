@@ -11,15 +11,27 @@ from typing import Any
 
 import torch
 
+from splitveil.errors import InputError
+
 __all__ = ["describe_environment", "pick_device"]
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow", "pyarrow")
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The device of that name, or the first CUDA device, or the CPU."""
+    """The device of that name, or the first CUDA device, or the CPU.
+
+    Raises:
+        InputError: there is no such device here.
+    """
     if name is not None:
-        return torch.device(name)
+        try:
+            return torch.zeros(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0].rstrip(". ")
+            raise InputError(
+                f"expected a device of this machine, such as cpu or cuda:0, got '{name}' ({reason}): choose another"
+            ) from error
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -1,0 +1,50 @@
+"""What benchmarks share: the environment, the table, the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from splitveil.experiments.environment import describe_environment, pick_device
+from splitveil.files import write_text
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def publish(
+    name: str, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, device: str | None = None
+) -> None:
+    """Print the rows as a table and write all to ``results/NAME.json``.
+
+    Args:
+        name: of the benchmark.
+        summary: the figures it exists for.
+        rows: what was measured, one mapping each.
+        device: that it ran on.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in rows[0]:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    console = Console(width=160)
+    console.print(table)
+    console.print_json(json.dumps(summary))
+    record = {
+        "benchmark": name,
+        "date": datetime.now(UTC).date().isoformat(),
+        "environment": describe_environment(pick_device(device)),
+        "summary": dict(summary),
+        "rows": [dict(row) for row in rows],
+    }
+    write_text(RESULTS / f"{name}.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
