@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from splitveil.errors import MissingDataError
+from splitveil.errors import InputError, MissingDataError
 from splitveil.files import write_text
 from splitveil.specs import (
     AugmentSpec,
@@ -178,11 +178,18 @@ class RunRecord:
         return (self.path / "evaluation.json").is_file() and (self.path / "weights.safetensors").is_file()
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The event log, one per epoch."""
+        """The event log, one per epoch; a last line that a kill has cut off is passed over.
+
+        Raises:
+            InputError: another line is damaged.
+        """
         file = self.path / "events.jsonl"
-        if file.is_file():
-            for line in file.read_text().splitlines():
+        lines = file.read_text().split("\n") if file.is_file() else []
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
                 yield json.loads(line)
+            except ValueError as error:
+                raise InputError(f"expected JSON in line {number} of '{file}', got {error}: train again") from error
 
     def write(self, name: str, data: Any) -> None:
         """Write JSON whole or not at all."""

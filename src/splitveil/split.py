@@ -121,7 +121,9 @@ class SplitModel(nn.Module):
             return self.simulate(x, self.draw(noise, len(x), x.device))
 
     def check_input(self, x: Tensor) -> None:
-        """Raise `InputError` unless x is ``(n, c, h, w)`` of this model."""
+        """Raise `InputError` unless x is ``(n, c, h, w)`` of this model, in floating point."""
+        if not x.is_floating_point():
+            raise InputError(f"expected x as floating point in [0, 1], got {x.dtype}: pass x.float() / 255 for bytes")
         if x.ndim != len(self.input_shape) + 1 or tuple(x.shape[1:]) != self.input_shape:
             got = tuple(x.shape)
             cure = ": the batch axis is missing, pass x[None]" if got == self.input_shape else ""

@@ -16,7 +16,7 @@ from awkward import find
 from torch import Tensor, nn
 
 import splitveil
-from splitveil.attacks.onnx import NOISE_KEY
+from splitveil.attacks.onnx import NOISE_KEY, RELEASE_KEY, OnnxSubject
 from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.defenses.mechanisms.identity import Identity
 from splitveil.errors import ContractError, InputError, MissingDataError, MissingExtraError, OutputError
@@ -65,10 +65,35 @@ def test_names_axes_and_laws(tmp_path: Path) -> None:
         NOISE_KEY: [
             {"name": "gaussian_1", "shape": [4, 8, 8], "law": "standard_normal"},
             {"name": "laplace_2", "shape": [4, 8, 8], "law": "uniform"},
-        ]
+        ],
+        RELEASE_KEY: json.loads(json.dumps(model.release_spec.to_json())),
     }
     cloud = onnx.load(export_cloud(model, tmp_path / "cloud.onnx"))
     assert [value.name for value in (*cloud.graph.input, *cloud.graph.output)] == ["r", "reply"]
+
+
+def test_an_exported_encoder_keeps_the_spec_of_its_release(tmp_path: Path) -> None:
+    model = find("patch_tokens").build()
+    edge = export_edge(model, tmp_path / "edge.onnx")
+    assert model.release_spec.prefix_tokens == 1
+    assert OnnxSubject(edge).release_spec == model.release_spec
+    median = OnnxSubject(edge, combine=lambda r: r.median(dim=1).values)
+    stack = torch.tensor([0.0, 0.0, 3.0]).reshape(1, 3, 1)
+    assert float(OnnxSubject(edge).combine(stack)) == 1.0
+    assert float(median.combine(stack)) == 0.0
+
+
+@pytest.mark.parametrize(
+    "text", ['{"shape": [3, 3, 3], "kind": "map", "channel_axis": 0}', "[]", "{", '{"shape": [4], "kind": "map"}']
+)
+def test_a_file_that_says_another_release_is_refused(tmp_path: Path, text: str) -> None:
+    file = onnx.load(export_edge(find("topk").build(), tmp_path / "edge.onnx"))
+    for item in file.metadata_props:
+        if item.key == RELEASE_KEY:
+            item.value = text
+    onnx.save(file, tmp_path / "edge.onnx")
+    with pytest.raises(InputError, match=r"expected the spec of the release under 'splitveil\.release'"):
+        OnnxSubject(tmp_path / "edge.onnx")
 
 
 def test_an_identity_finish_has_no_file(tmp_path: Path) -> None:

@@ -206,3 +206,8 @@ def test_noise_that_would_be_shared_between_values_is_refused(model: SplitModel,
 def test_a_broken_head_is_an_input_error_of_the_part() -> None:
     with pytest.raises(ContractError, match="expected a feature of 1, 2 or 3 axes"):
         SplitModel(SplitParts(nn.Unflatten(1, (1, 1)), nn.Identity(), (1, 8, 8)), Identity())
+
+
+def test_bytes_are_refused_as_pictures(model: SplitModel) -> None:
+    with pytest.raises(InputError, match=r"expected x as floating point in \[0, 1\], got torch.uint8"):
+        model.release((255 * pictures()).to(torch.uint8), noise=NOISE)

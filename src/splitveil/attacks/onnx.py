@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,23 +16,29 @@ from torch import Tensor
 
 from splitveil.attacks.subjects import BLACK_BOX_OFFERS
 from splitveil.contracts import FeatureSpec, NoiseSource, NoiseSpec
-from splitveil.errors import InputError, MissingDataError, MissingExtraError
+from splitveil.errors import ContractError, InputError, MissingDataError, MissingExtraError
 from splitveil.threats import Grant
 
-__all__ = ["NOISE_KEY", "OnnxSubject"]
+__all__ = ["NOISE_KEY", "RELEASE_KEY", "OnnxSubject"]
 
 NOISE_KEY = "splitveil.noise"
 """Key of the file's metadata under which the noise laws stand, as a JSON list of ``{name, shape, law}``."""
+
+RELEASE_KEY = "splitveil.release"
+"""Key of the file's metadata under which the spec of the release stands, as the JSON of a `FeatureSpec`."""
 
 
 class OnnxSubject:
     """An ONNX encoder as a black box: its first input is the picture, further inputs are noises.
 
     The laws of the noises stand in the file's metadata under `NOISE_KEY`, as the exporter writes them. The first
-    output is the release. Files with a free batch axis and files with a fixed one both run.
+    output is the release; how it is to be read stands under `RELEASE_KEY`, or follows from its shape. Files with a
+    free batch axis and files with a fixed one both run.
 
     Args:
         path: of the file.
+        combine: what m releases ``(n, m, *r)`` of one input amount to, ``(n, *r)``; the mean by default, since an
+            ONNX file does not say how its releases add up.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -41,8 +48,8 @@ class OnnxSubject:
 
     offers: frozenset[Grant] = BLACK_BOX_OFFERS
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str, combine: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.path, self._combine = Path(path), combine
         self._session = _open(self.path)
         inputs = self._session.get_inputs()
         if not inputs:
@@ -55,7 +62,8 @@ class OnnxSubject:
         self.noise_specs = self._read_noises(inputs[1:])
         self._output: str = self._session.get_outputs()[0].name
         zeros = [torch.full((1, *spec.shape), 0.5) for spec in self.noise_specs]
-        self.release_spec: FeatureSpec = FeatureSpec.of(self._run(torch.zeros(1, *self.input_shape), zeros).shape[1:])
+        shape = tuple(self._run(torch.zeros(1, *self.input_shape), zeros).shape[1:])
+        self.release_spec: FeatureSpec = self._read_release(shape)
 
     def _sizes(self, value: Any) -> tuple[int, ...]:
         sizes = tuple(value.shape[1:])
@@ -91,6 +99,21 @@ class OnnxSubject:
             )
         return specs
 
+    def _read_release(self, shape: tuple[int, ...]) -> FeatureSpec:
+        text = self._session.get_modelmeta().custom_metadata_map.get(RELEASE_KEY)
+        if text is None:
+            return FeatureSpec.of(shape)
+        try:
+            spec = FeatureSpec.from_json(json.loads(text))
+            if spec.shape != shape:
+                raise ValueError(f"shape {spec.shape} where the file releases {shape}")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ContractError) as error:
+            raise InputError(
+                f"expected the spec of the release under '{RELEASE_KEY}' in '{self.path}', got {error}: "
+                "export the file again"
+            ) from error
+        return spec
+
     def release(self, x: Tensor, noise: NoiseSource) -> Tensor:
         """``(n, c, h, w)`` float32 in [0, 1] to ``(n, *r)`` float32 on the device of x.
 
@@ -104,8 +127,8 @@ class OnnxSubject:
         return r.to(x.device)
 
     def combine(self, r: Tensor) -> Tensor:
-        """The mean: an ONNX file does not say how its releases add up."""
-        return r.mean(dim=1)
+        """What m releases of one input amount to: ``(n, m, *r)`` to ``(n, *r)``."""
+        return r.mean(dim=1) if self._combine is None else self._combine(r)
 
     def _run(self, x: Tensor, noises: list[Tensor]) -> Tensor:
         values = [value.cpu().to(torch.float32) for value in (x, *noises)]

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from splitveil.attacks.onnx import NOISE_KEY
+from splitveil.attacks.onnx import NOISE_KEY, RELEASE_KEY
 from splitveil.errors import ContractError, InputError, MissingDataError, MissingExtraError
 from splitveil.files import write_with
 from splitveil.noise import SeededNoise
@@ -62,7 +62,8 @@ def export_edge(model: SplitModel, path: Path) -> Path:
     noise (n, ...) ─┴─[ head ]─[ mechanism ]─ r (n, *r)         n is dynamic
     ```
     The inputs are ``x`` and one per `NoiseSpec`, by its name; their laws stand in the metadata under
-    `splitveil.attacks.onnx.NOISE_KEY`, so that the file can be audited as it is.
+    `splitveil.attacks.onnx.NOISE_KEY`, the spec of the release under `RELEASE_KEY`, so that the file can be audited as
+    it is.
 
     Args:
         model: is traced in evaluation mode and left in the modes it was in.
@@ -81,13 +82,16 @@ def export_edge(model: SplitModel, path: Path) -> Path:
     if len({*inputs, "r"}) != len(inputs) + 1:
         names = ", ".join(spec.name for spec in specs)
         raise ContractError(f"expected noises with different names, none of them 'x' or 'r', got {names}: rename them")
-    laws = json.dumps([asdict(spec) for spec in specs])
+    metadata = {
+        NOISE_KEY: json.dumps([asdict(spec) for spec in specs]),
+        RELEASE_KEY: json.dumps(model.release_spec.to_json()),
+    }
 
     def example(n: int) -> tuple[Tensor, ...]:
         x = _pictures(model, n)
         return (x, *model.draw(SeededNoise(_KEY), n, x.device))
 
-    return _export(_Edge(model), path, example, inputs, "r", {NOISE_KEY: laws})
+    return _export(_Edge(model), path, example, inputs, "r", metadata)
 
 
 def export_cloud(model: SplitModel, path: Path) -> Path:
