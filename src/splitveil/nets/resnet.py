@@ -84,8 +84,9 @@ def resnet20(
         >>> resnet20(classes=200, width=0.5).feature.shape
         (8, 16, 16)
     """
+    blocks = sum(count for _, count in _STAGES)
+    check_choice(classes=classes, width=width, narrow=bottleneck, cut=cut, cuts=blocks + 1)
     plan = _plan(width)
-    check_choice(classes=classes, width=width, narrow=bottleneck, cut=cut, cuts=len(plan) + 1)
     channels, height, breadth = check_picture(input_shape, _SMALLEST_SIDE, "three strides of 2")
     stem_width = scaled(_STEM, width)
     modules: list[nn.Module] = [_stem(channels, stem_width), *(BasicBlock(*block) for block in plan)]

@@ -237,4 +237,6 @@ def _expected(module: nn.Module, sizes: Mapping[str, int]) -> dict[str, list[int
         return {name: [sizes["num_features"]] for name in names}
     if isinstance(module, nn.GroupNorm):
         return {name: [sizes["num_channels"]] for name in ("weight", "bias")}
+    if isinstance(module, nn.LayerNorm):  # its sizes are a tuple, which no edit changes
+        return {name: list(module.normalized_shape) for name in ("weight", "bias")}
     return {}
