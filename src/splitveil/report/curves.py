@@ -92,12 +92,13 @@ def attack_curves(runs: Sequence[Run], key: str) -> list[Curve]:
     """The attacker's own error over its epochs, one plot per attack, one colour per run."""
     curves = []
     names = list(dict.fromkeys(attack.key for run in runs for attack in run.attacks))
-    for number, name in enumerate(names):
+    for number, attack_key in enumerate(names):
+        name = next(run.name_of(attack) for run in runs for attack in run.attacks if attack.key == attack_key)
         lines, legend, said = [], [], []
         for run in runs:
             for attack in run.attacks:
                 train, val = _history(attack.facts, "train_mse"), _history(attack.facts, "val_mse")
-                if attack.key != name or not (_any(train) or _any(val)):
+                if attack.key != attack_key or not (_any(train) or _any(val)):
                     continue
                 lines += [Line(run.colour, val), Line(run.colour, train, 1)]
                 legend.append(Legend(run.colour, run.label))

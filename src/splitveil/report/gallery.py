@@ -76,7 +76,7 @@ class _Shown:
 
     @property
     def attack(self) -> str:
-        return self.run.headline.key if self.run.headline else "attack"
+        return self.run.name_of(self.run.headline) if self.run.headline else "attack"
 
     def class_name(self, index: int, label: int) -> str:
         names = self.run.evaluation.class_names if self.run.evaluation else []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from splitveil.errors import InputError, MissingDataError
@@ -39,6 +39,7 @@ class Run:
         colour: 0 for an undefended run, else 1 to 8.
         epochs: the event log's epochs, in order.
         notes: what is missing or broken.
+        attack_names: by key.
     """
 
     record: RunRecord
@@ -50,6 +51,11 @@ class Run:
     environment: dict[str, Any]
     epochs: tuple[dict[str, Any], ...]
     notes: tuple[str, ...]
+    attack_names: Mapping[str, str] = field(default_factory=dict)
+
+    def name_of(self, attack: AttackResult) -> str:
+        """What the page calls an attack: its name, and what tells it from others of that name."""
+        return self.attack_names.get(attack.key, attack.key)
 
     @property
     def undefended(self) -> bool:
@@ -97,8 +103,11 @@ def load_runs(records: Sequence[RunRecord]) -> list[Run]:
     if not any(run.evaluation or run.attacks or run.epochs for run in runs):
         names = ", ".join(f"'{run.record.name}'" for run in runs)
         raise InputError(f"expected a run with epochs, an evaluation or an attack, got none in {names}: train one")
-    labels = _labels(runs)
-    ordered = sorted((replace(run, label=label) for run, label in zip(runs, labels, strict=True)), key=_place)
+    labels, attack_names = _labels(runs), _attack_names([attack for run in runs for attack in run.attacks])
+    ordered = sorted(
+        (replace(run, label=label, attack_names=attack_names) for run, label in zip(runs, labels, strict=True)),
+        key=_place,
+    )
     defended = [run.label for run in ordered if not run.undefended]
     return [replace(run, colour=0 if run.undefended else 1 + defended.index(run.label) % _COLOURS) for run in ordered]
 
@@ -112,7 +121,7 @@ def _read(record: RunRecord) -> Run:
         notes.append("its environment was not recorded")
     try:
         epochs = tuple(event for event in record.events() if event.get("event") == "epoch")
-    except (ValueError, AttributeError):
+    except (InputError, ValueError, AttributeError):
         epochs = ()
         notes.append("its event log cannot be read")
     evaluation, attacks = record.evaluation, tuple(record.attacks)
@@ -163,3 +172,28 @@ def _differing_params(run: Run, peers: list[Run]) -> str:
         if len(values) > 1 and key in run.spec.defense.params:
             shown.append(f"{key}={run.spec.defense.params[key]}")
     return " ".join(shown)
+
+
+def _attack_names(attacks: Sequence[AttackResult]) -> dict[str, str]:
+    """By key: the attack's name; where attacks of one name differ also their parameters, threat and seed that do."""
+    names = {}
+    for attack in attacks:
+        peers = {peer.key: _settings(peer) for peer in attacks if peer.attack.name == attack.attack.name}
+        mine = peers[attack.key]
+        told = [
+            f"{key.rpartition('.')[2]}={json.loads(value)}"
+            for key, value in mine.items()
+            if len({peer.get(key) for peer in peers.values()}) > 1
+        ]
+        names[attack.key] = f"{attack.attack.name} ({', '.join(told)})" if told else attack.attack.name
+    counts = Counter(names.values())
+    return {key: name if counts[name] == 1 else key for key, name in names.items()}
+
+
+def _settings(attack: AttackResult) -> dict[str, str]:
+    values = {
+        "seed": attack.seed,
+        **{f"params.{key}": value for key, value in attack.attack.params.items()},
+        **{f"threat.{key}": value for key, value in attack.threat.items()},
+    }
+    return {key: json.dumps(value, sort_keys=True) for key, value in sorted(values.items())}

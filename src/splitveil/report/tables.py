@@ -69,7 +69,7 @@ def _result(run: Run, judgement: Judgement, several_attacks: bool) -> ResultRow:
         if finding is None:
             scores.append(Cell(DASH))
             continue
-        small = interval(name, finding.result) + (f", {finding.attack.key}" if several_attacks else "")
+        small = interval(name, finding.result) + (f", {run.name_of(finding.attack)}" if several_attacks else "")
         scores.append(Cell(INVALID, "", "invalid") if invalid else Cell(amount(name, finding.result), small))
         if name == "psnr":
             among = f"of {scalar(finding.result.n)}"
@@ -110,7 +110,7 @@ def control_rows(runs: Sequence[Run]) -> list[ControlRow]:
     """Every attack of every run beside its controls: PSNR, with the MSE below."""
     names = control_names(runs)
     return [
-        ControlRow(run.label, run.colour, attack.key, _control_cells(attack, names), attack.beats_controls)
+        ControlRow(run.label, run.colour, run.name_of(attack), _control_cells(attack, names), attack.beats_controls)
         for run in runs
         for attack in run.attacks
     ]
@@ -165,7 +165,7 @@ def _threat(run: Run, attack: AttackResult) -> tuple[tuple[str, str], ...]:
     own = attack.facts.get("auxiliary_pictures", run.evaluation.splits.get("aux") if run.evaluation else None)
     count = "" if auxiliary == "none" or own is None else f"{scalar(own)}, "
     return (
-        ("Attack", attack.key),
+        ("Attack", run.name_of(attack)),
         ("Holds", joined(list(dict.fromkeys(held))) or "nothing"),
         ("Does not hold", joined(denied) or "nothing of the kind"),
         ("Knows the mechanism", scalar(threat.get("knows_mechanism"))),

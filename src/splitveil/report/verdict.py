@@ -46,7 +46,7 @@ def verdict(runs: Sequence[Run], judgements: Sequence[Judgement]) -> Verdict:
     """Put the page in one sentence; scores that fail their controls are INVALID, never a number."""
     attacked = [(run, judgement) for run, judgement in zip(runs, judgements, strict=True) if judgement.status != "none"]
     named = attacked if len(attacked) <= _MOST_NAMED else [*attacked[:2], *attacked[2 - _MOST_NAMED :]]
-    attacks = {finding.attack.key for run, _ in named if (finding := run.worst.get("psnr"))}
+    attacks = {run.name_of(finding.attack) for run, _ in named if (finding := run.worst.get("psnr"))}
     return Verdict(
         attack=attacks.pop() if len(attacks) == 1 else "",
         mentions=tuple(_mention(run, judgement) for run, judgement in named),

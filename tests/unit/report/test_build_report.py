@@ -188,10 +188,10 @@ def test_what_is_missing_is_a_dash_with_a_note(make_run: MakeRun, tmp_path: Path
     assert "other its environment was not recorded; not evaluated yet; not attacked yet." in page.words
 
 
-def test_a_torn_event_log_costs_only_its_curves(make_run: MakeRun, tmp_path: Path) -> None:
+def test_a_damaged_event_log_costs_only_its_curves(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("cem", 0.03)
     with (run.path / "events.jsonl").open("a") as file:
-        file.write('{"event": "epoch", "lo')
+        file.write('{"event": "epoch", "lo\n{"event": "epoch"}\n')
     _, page = build([run], tmp_path)
     assert "its event log cannot be read" in page.words
 

@@ -115,3 +115,19 @@ def test_numbers_as_words() -> None:
     assert scalar(None) == DASH
     assert scalar(1234567) == "1\u202f234\u202f567"
     assert scalar(0.000012345) == "1.234e\N{MINUS SIGN}05"
+
+
+def test_attacks_are_called_by_their_name_and_by_what_tells_them_apart(make_run: MakeRun) -> None:
+    run = make_run("none", 0.002)
+    [first] = run.attacks
+    [seen] = load_runs([run])
+    assert seen.name_of(first) == first.attack.name
+    run.add_attack(first.model_copy(update={"key": "decoder-other", "seed": 7}))
+    [seen] = load_runs([run])
+    assert [seen.name_of(attack) for attack in seen.attacks] == [
+        f"{first.attack.name} (seed={first.seed})",
+        f"{first.attack.name} (seed=7)",
+    ]
+    run.add_attack(first.model_copy(update={"key": "decoder-twin"}))
+    [seen] = load_runs([run])
+    assert seen.name_of(seen.attacks[-1]) == "decoder-twin"
