@@ -48,11 +48,11 @@ class ClassMean(Attack):
 
     def _fit(self, view: View, rng: Rng) -> Inverter:
         held = attacker_view(view)
+        indices = torch.arange(held.affordable(1))
         classes = int(held.labels.max()) + 1
         inverter = ClassInverter(held.release_spec, held.input_shape, classes=classes)
         inverter.to(held.auxiliary.device)
         inverter.images.copy_(_class_pictures(held, classes))
-        indices = torch.arange(held.affordable(1))
         releases = _pairs(held, indices, rng)[1]
         inverter.standardise.fit([releases])
         standardised = inverter.standardise(releases).flatten(1)

@@ -36,8 +36,8 @@ class Decoder(Attack):
     x (auxiliary) --[ view ]-- r --[ standardise ]--[ ResidualDecoder ]-- picture        Adam, cosine to 1e-5
     ```
 
-    The epoch with the least error on held-out auxiliary pictures is kept. Where the query budget is too small for
-    fresh releases in every epoch, each picture is released once and its release is learned from again.
+    The epoch with the least error on held-out auxiliary pictures is kept. Where only pairs are granted, or the query
+    budget is too small for fresh releases in every epoch, each picture's one release is learned from again.
 
     Args:
         channels: of the residual blocks.
@@ -82,7 +82,6 @@ class Decoder(Attack):
         with rng.child("weights").scoped():
             inverter = DecoderInverter(held.release_spec, held.input_shape, channels=self.channels, blocks=self.blocks)
         inverter.to(held.auxiliary.device)
-        inverter.net.to(memory_format=torch.channels_last)  # a third less time per step, on CPUs too
         inverter.standardise.fit(releases.statistics())
         inverter.start_from(mean_picture(releases.pictures()))
         history, best_epoch = self._train(inverter, releases, held)
@@ -147,7 +146,8 @@ class _Releases:
         held_out = min(max(1, round(attack.val_share * affordable)), affordable - _SMALLEST_BATCH)
         fit, val = order[held_out:], order[:held_out]
         cost = (attack.epochs * len(fit) + len(val) + min(len(fit), _STATISTICS)) * observations
-        return cls(view, fit, val, attack.batch_size, rng, fresh=left is None or cost <= left)
+        fresh = view.threat.allows("query") and (left is None or cost <= left)
+        return cls(view, fit, val, attack.batch_size, rng, fresh=fresh)
 
     def __len__(self) -> int:
         return len(self._fit_indices) + len(self._val_indices)

@@ -82,29 +82,40 @@ def load_inverter(path: Path) -> FittedInverter:
         raise InputError(f"expected safetensors in '{path}', got {error}: run the attack again") from error
     try:
         header = json.loads(text or "")
-        inverter = _build(header)
+        inverter = _build(header, len(tensors))
         _fill(inverter, tensors)
-    except (ValueError, TypeError, KeyError, RecursionError, RuntimeError, SplitveilError) as error:
+    except (ValueError, TypeError, LookupError, RuntimeError, SplitveilError) as error:
         raise InputError(f"expected a fitted attacker in '{path}', got {error}: run the attack again") from error
     return inverter
 
 
-def _build(header: Any) -> FittedInverter:
+def _build(header: Any, tensors: int) -> FittedInverter:
     if header["format"] != _FORMAT:
         raise ValueError(f"format {header['format']!r} instead of {_FORMAT}")
     release, picture, sizes = FeatureSpec.from_json(header["release"]), tuple(header["picture"]), header["sizes"]
+    if not isinstance(sizes, dict) or not isinstance(header["facts"], dict):
+        raise TypeError("sizes or facts that are no mapping")
     numbers = [*release.shape, *(release.grid or ()), *picture, *sizes.values()]
-    if not all(type(size) is int and 1 <= size <= _LARGEST_SIZE for size in numbers):
+    if not all(type(size) is int and 1 <= size <= _LARGEST_SIZE for size in numbers) or len(picture) != 3:
         raise ValueError(f"sizes {numbers}")
+    places = (release.channel_axis, release.prefix_tokens)
+    if not all(type(place) is int and place >= 0 for place in places) or release.channel_axis >= len(release.shape):
+        raise ValueError(f"channel_axis and prefix_tokens {places}")
+    if len(release.grid or (1, 1)) != 2:
+        raise ValueError(f"a grid of {len(release.grid or ())} axes")
+    if sizes.get("blocks", 1) > tensors:
+        raise ValueError(f"{sizes['blocks']} blocks from {tensors} tensors")
     with torch.device("meta"):  # a hostile header must not make us allocate more than the file holds
         inverter = _KINDS[header["kind"]](release, picture, **sizes)
-    if not isinstance(header["facts"], dict):
-        raise TypeError("facts that are no mapping")
+        drawn = tuple(inverter.invert(torch.zeros(1, *release.shape)).shape)
+    if drawn != (1, *picture):
+        raise ValueError(f"pictures {drawn[1:]} instead of {picture}")
     inverter.facts = header["facts"]
     return inverter
 
 
 def _fill(inverter: FittedInverter, tensors: dict[str, Tensor]) -> None:
+    laid_out = dict(tensors)
     for name, value in inverter.state_dict().items():
         got = tensors.get(name)
         if got is None or got.dtype != value.dtype or got.shape != value.shape:
@@ -112,5 +123,6 @@ def _fill(inverter: FittedInverter, tensors: dict[str, Tensor]) -> None:
             raise ValueError(f"'{name}' {found} instead of {value.dtype} {tuple(value.shape)}")
         if not bool(torch.isfinite(got).all()):
             raise ValueError(f"'{name}' with NaN or infinity")
-    inverter.load_state_dict(tensors, assign=True)
+        laid_out[name] = torch.empty_like(value, device="cpu").copy_(got)  # another layout sums in another order
+    inverter.load_state_dict(laid_out, assign=True)
     inverter.eval()

@@ -117,13 +117,19 @@ class AttackerView:
 
         Raises:
             ThreatModelError: neither queries nor pairs are granted, or the budget is spent.
+            InputError: there is no picture at an index.
         """
+        self._require("pairs")
+        places, held = indices.cpu(), len(self.auxiliary)
+        if not bool(((places >= 0) & (places < held)).all()):  # -1 would be a second name of a picture
+            raise InputError(
+                f"expected indices from 0 to {held - 1}, got {int(places.min())} to {int(places.max())}: "
+                "choose among the auxiliary pictures"
+            )
         if self.threat.allows("query"):
             x = self.auxiliary.get(indices)
             return x, self.release(x, rng)
-        self._require("pairs")
         x, known = self.auxiliary.get(indices), self._known_pairs()
-        places = indices.cpu()
         self._spend(len(torch.unique(places[~known[places]])))
         known[places] = True
         return x, self._observe(x, lambda key: _IndexedNoise(key, places), self._rng)
