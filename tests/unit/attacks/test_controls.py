@@ -235,6 +235,18 @@ def test_ridge_keeps_the_penalty_with_the_least_validation_error() -> None:
     assert penalties[0] < penalties[1] < penalties[2]
 
 
+def test_a_penalty_is_per_picture_and_per_standardised_value() -> None:
+    """The same W and b as scikit-learn's with n p as its penalty, on releases that are standardised per channel."""
+    attacked, n, penalty = subject(head=invertible_head(Affine(20.0, 3.0))), 60, 0.05
+    inverter = Ridge(penalties=(penalty,)).fit(view_of(attacked, pictures=auxiliary(n)), KEY)
+    r = attacked.release(auxiliary(n).get(torch.arange(n))[0], SeededNoise(KEY)).double().numpy()
+    mean, std = r.mean((0, 2, 3), keepdims=True), r.std((0, 2, 3), keepdims=True)
+    reference = SklearnRidge(alpha=n * penalty).fit(((r - mean) / std).reshape(n, -1), pictures_of(n).reshape(n, -1))
+    state = inverter.state_dict()
+    np.testing.assert_allclose(state["weight"].numpy(), reference.coef_.T, atol=1e-5)
+    np.testing.assert_allclose(state["bias"].numpy(), reference.intercept_, atol=1e-5)
+
+
 def test_ridge_takes_no_more_pictures_than_it_may() -> None:
     view = view_of(subject())
     assert Ridge(pictures=12).fit(view, KEY).facts["pictures"] == view.queries == 12

@@ -89,14 +89,16 @@ class WithDeadChannels(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         nothing = torch.zeros_like(z[:, :1])
-        rounding = 0.3 + 1e-9 * z[:, :1]
+        rounding = 0.3 + 3e-8 * z[:, :1]
         return torch.cat([z, nothing, nothing + 0.7, rounding], dim=1)
 
 
 def test_dead_channels_do_no_harm(undefended: float) -> None:
     attacked = subject(head=invertible_head(WithDeadChannels()))
     inverter = fit(STRONG, attacked)
-    assert bool((inverter.standardise.std > 0).all())
+    std = inverter.standardise.std.flatten()
+    floors = 1e-6 * torch.tensor([float(std.max()), 0.7, 0.3])  # the rounding errors are a twentieth of the last
+    torch.testing.assert_close(std[4:], floors, rtol=1e-3, atol=0.0)
     x = auxiliary(32).get(torch.arange(32))[0]
     standardised = inverter.standardise(attacked.release(x, SeededNoise(KEY)))
     assert float(standardised.abs().max()) < 10.0

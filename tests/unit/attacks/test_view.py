@@ -16,6 +16,7 @@ from attack_fixtures import (
     Counting,
     auxiliary,
     budgeted,
+    invertible_head,
     model,
     noisy,
     smooth,
@@ -324,7 +325,7 @@ def test_what_was_spent_is_no_longer_affordable() -> None:
 
 
 def test_simulating_is_the_release_with_a_gradient_and_costs_nothing() -> None:
-    attacked = ModelSubject(noisy())
+    attacked = subject(Gaussian(0.1), invertible_head(nn.Dropout(0.5)))
     attacked.model.train()
     view = view_of(attacked, budgeted(0, WHITE_BOX))
     x = pictures().requires_grad_()

@@ -118,6 +118,9 @@ def test_the_doublings_never_pass_the_picture(side: int, picture: int, doublings
     assert reached == side * 2**doublings
     assert reached <= max(picture, side)
     assert net.resize == (reached != picture)
+    # the first one, N of them, one in place of each doubling below two, and the one that draws
+    blocks = [layer for layer in net.modules() if isinstance(layer, ResidualBlock)]
+    assert len(blocks) == 1 + 1 + max(2 - doublings, 0) + 1
 
 
 def test_the_class_token_is_left_out() -> None:

@@ -295,3 +295,8 @@ def test_whatever_the_record_there_is_one_kind_of_error(record: Any) -> None:
 def test_an_edit_made_in_code_is_checked_as_one_from_a_file() -> None:
     with pytest.raises(InputError, match="between 1 and 16"):
         apply_edits(build(), [ModuleEdit("features.0.conv", {"out_channels": 32}, {})])
+
+
+def test_no_parameter_grows_even_of_a_layer_that_is_not_known() -> None:
+    with pytest.raises(InputError, match=r"with sizes from 1 to \[4, 3\]"):
+        apply_edits(nn.Embedding(4, 3), [ModuleEdit("", {}, {"weight": [2**40, 3]})])
