@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,8 +19,8 @@ class Schedule(Protocol):
 
 
 def _check_weight(weight: float) -> None:
-    if not weight >= 0:
-        raise SpecError(f"expected a penalty weight >= 0, got {weight}")
+    if not (math.isfinite(weight) and weight >= 0):
+        raise SpecError(f"expected a finite penalty weight >= 0, got {weight}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """No weight for `delay` epochs, then a straight rise to the full weight over `epochs` more.
+    """No weight for `delay`, then a straight rise to the full weight over `rise` more.
 
     A full weight before the classes have formed collapses the features, so this is the default of CEM.
     Both are shares of the stage's epochs, so that the schedule means the same in a short and in a long run.

@@ -70,9 +70,11 @@ class ClassMixture(nn.Module):
         )
         self.weights = count / count.sum()
         component = self.component(z, y)
-        variance, _ = segment_mean(
+        # Lloyd's last step moved the centroids, so shares and variances are both those of the assignment to them
+        variance, count = segment_mean(
             (z - self.centroids.view(-1, self.q)[component]).square(), component, self.classes * self.clusters
         )
+        self.weights = (count / count.sum()).view_as(self.weights)
         if self.variances.shape[2] == 1:
             variance = variance.mean(1, keepdim=True)
         self.variances = variance.view_as(self.variances)

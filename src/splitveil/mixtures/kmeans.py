@@ -36,6 +36,9 @@ def nearest_centroid(z: Tensor, y: Tensor, centroids: Tensor, alive: Tensor | No
     """
     classes, clusters, q = centroids.shape
     flat = centroids.reshape(-1, q)
+    # distances do not change with the origin, but the rounding of the squares below does
+    origin = flat.mean(0)
+    flat = flat - origin
     half_norm = 0.5 * flat.square().sum(1)
     if alive is not None:
         half_norm = half_norm.masked_fill(~alive.reshape(-1), float("inf"))
@@ -43,7 +46,7 @@ def nearest_centroid(z: Tensor, y: Tensor, centroids: Tensor, alive: Tensor | No
     for start in range(0, len(z), _CHUNK):
         rows, labels = z[start : start + _CHUNK], y[start : start + _CHUNK]
         # ||z||^2 is the same for all centroids of a row, so the largest <z, mu> - ||mu||^2 / 2 is the nearest
-        score = (rows @ flat.T - half_norm).view(-1, classes, clusters)
+        score = ((rows - origin) @ flat.T - half_norm).view(-1, classes, clusters)
         own = score.gather(1, labels.view(-1, 1, 1).expand(-1, 1, clusters)).squeeze(1)
         found.append(own.argmax(1))
     return torch.cat(found)
@@ -103,7 +106,7 @@ def fit_centroids(
         classes: k.
         clusters: m per class. A class with fewer distinct features than m keeps the rest empty.
         rng: key of the k-means++ draws.
-        start: ``(k, m, q)`` centroids to start from, with NaN rows where a cluster was empty.
+        start: ``(k, m, q)`` finite centroids to start from.
         iterations: at the most.
         tolerance: stop when the mean squared distance improves by less than this share.
 

@@ -86,12 +86,12 @@ class ConditionalEntropy(Penalty):
 
     def on_epoch(self, features: FeatureStream) -> dict[str, float]:
         """Refit the mixture to the noise-free features of the training set, warm from the last fit."""
-        means, labels, noise_variance, seen = [], [], 0.0, 0
+        means, labels, variances, seen = [], [], [], 0
         for batch in features:
             mean, variance = self._noise(batch.channel)
             means.append(mean)
             labels.append(batch.y)
-            noise_variance += float(variance.mean()) * len(mean)
+            variances.append(variance.expand(mean.shape))
             seen += len(mean)
             if seen >= self.fit_samples:
                 break
@@ -99,7 +99,7 @@ class ConditionalEntropy(Penalty):
         iterations = 15 if bool(self.mixture.fitted) else 50
         self.mixture.fit(z, y, features.rng, iterations=iterations)
         self.class_size.fill_(features.samples / features.classes)
-        noise = torch.as_tensor(noise_variance / seen, device=z.device)
+        noise = torch.cat(variances)
         return {
             "information_bound_nats": float(information_bound(z, noise, y, self.mixture).mean()),
             "within_cluster_std": float((self.mixture.weights.unsqueeze(2) * self.mixture.variances).sum((0, 1)).mean())
