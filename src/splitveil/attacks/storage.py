@@ -95,14 +95,9 @@ def _build(header: Any, tensors: int) -> FittedInverter:
     release, picture, sizes = FeatureSpec.from_json(header["release"]), tuple(header["picture"]), header["sizes"]
     if not isinstance(sizes, dict) or not isinstance(header["facts"], dict):
         raise TypeError("sizes or facts that are no mapping")
-    numbers = [*release.shape, *(release.grid or ()), *picture, *sizes.values()]
+    numbers = [*release.shape, *picture, *sizes.values()]
     if not all(type(size) is int and 1 <= size <= _LARGEST_SIZE for size in numbers) or len(picture) != 3:
         raise ValueError(f"sizes {numbers}")
-    places = (release.channel_axis, release.prefix_tokens)
-    if not all(type(place) is int and place >= 0 for place in places) or release.channel_axis >= len(release.shape):
-        raise ValueError(f"channel_axis and prefix_tokens {places}")
-    if len(release.grid or (1, 1)) != 2:
-        raise ValueError(f"a grid of {len(release.grid or ())} axes")
     if sizes.get("blocks", 1) > tensors:
         raise ValueError(f"{sizes['blocks']} blocks from {tensors} tensors")
     with torch.device("meta"):  # a hostile header must not make us allocate more than the file holds

@@ -49,9 +49,22 @@ class FeatureSpec:
     range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        axes = {"map": 3, "tokens": 2, "vector": 1}[self.kind]
-        if len(self.shape) != axes or any(size < 1 for size in self.shape):
-            raise ContractError(f"expected {axes} positive sizes for kind '{self.kind}', got shape {self.shape}")
+        axes = {"map": 3, "tokens": 2, "vector": 1}.get(self.kind)
+        sizes = (*self.shape, *(self.grid or ()))
+        if axes is None or len(self.shape) != axes or not all(type(size) is int and size >= 1 for size in sizes):
+            raise ContractError(
+                f"expected a map of 3, tokens of 2 or a vector of 1 positive sizes, got kind '{self.kind}' with shape "
+                f"{self.shape} and grid {self.grid}"
+            )
+        if type(self.channel_axis) is not int or not 0 <= self.channel_axis < axes:
+            raise ContractError(f"expected a channel axis of shape {self.shape}, got {self.channel_axis!r}")
+        positions = math.prod(self.shape) // self.shape[self.channel_axis]
+        if type(self.prefix_tokens) is not int or not 0 <= self.prefix_tokens < (positions if axes == 2 else 1):
+            raise ContractError(
+                f"expected prefix tokens before others, got {self.prefix_tokens!r} in '{self.kind}' of {self.shape}"
+            )
+        if self.grid is not None and math.prod(self.grid) != positions - self.prefix_tokens:
+            raise ContractError(f"expected a grid of {positions - self.prefix_tokens} positions, got {self.grid}")
 
     @classmethod
     def of(
