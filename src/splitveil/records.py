@@ -38,6 +38,7 @@ from splitveil.specs import (
 )
 
 __all__ = [
+    "PREDICTIONS",
     "AttackResult",
     "AugmentSpec",
     "DataSpec",
@@ -50,6 +51,10 @@ __all__ = [
     "TrainingSpec",
     "parse",
 ]
+
+
+PREDICTIONS = "samples/test.safetensors"
+"""The task's score of every test picture, ``accuracy (n,)``."""
 
 
 class MetricResult(Frozen):

@@ -117,6 +117,7 @@ def test_train_prints_its_result_and_writes_its_files(run: Run, tmp_path: Path) 
         "env.json",
         "evaluation.json",
         "events.jsonl",
+        "samples",
         "spec.json",
         "weights.safetensors",
     ]

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-import torch
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
-from splitveil.contracts import Task
 from splitveil.data.loader import Pictures
 from splitveil.data.sources import load_source
 from splitveil.data.splits import Splits, make_splits
@@ -22,9 +21,10 @@ from splitveil.experiments.environment import describe_environment, pick_device
 from splitveil.experiments.folder import EventLog, check_folder, claim
 from splitveil.experiments.scoring import as_result, score_model
 from splitveil.experiments.storage import save_model
+from splitveil.files import write_with
 from splitveil.metrics.payload import payload_bytes
 from splitveil.metrics.summary import summarize
-from splitveil.records import Evaluation, RunRecord
+from splitveil.records import PREDICTIONS, Evaluation, RunRecord
 from splitveil.rng import Rng
 from splitveil.specs import DataSpec, RunSpec
 from splitveil.split import SplitModel
@@ -155,7 +155,9 @@ def train_run(
     )
     trainer.run()
     save_model(model, built, out)
-    record.write("evaluation.json", _evaluate(model, task, data, spec, target, time.monotonic() - started))
+    scores = score_model(model, task, Pictures(data.splits.test, target), Rng(spec.seed).child("evaluate", "noise"))
+    write_with(out / PREDICTIONS, lambda temporary: save_file({"accuracy": scores.float().contiguous()}, temporary))
+    record.write("evaluation.json", _evaluate(model, scores, data, spec, time.monotonic() - started))
     store.remove()
     return record
 
@@ -169,11 +171,8 @@ def _complete(spec: RunSpec, data: LoadedData, trusted: str | None) -> RunSpec:
     )
 
 
-def _evaluate(
-    model: SplitModel, task: Task, data: LoadedData, spec: RunSpec, device: torch.device, elapsed_s: float
-) -> Evaluation:
+def _evaluate(model: SplitModel, scores: Tensor, data: LoadedData, spec: RunSpec, elapsed_s: float) -> Evaluation:
     rng = Rng(spec.seed).child("evaluate")
-    scores = score_model(model, task, Pictures(data.splits.test, device), rng.child("noise"))
     summary = summarize(scores, rng=rng.child("bootstrap"), safer="higher")
     return Evaluation(
         accuracy=as_result(summary, unit="", safer="higher"),

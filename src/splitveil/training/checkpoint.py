@@ -26,7 +26,7 @@ class Place:
     stage: int = 0
     epoch: int = 0
     step: int = 0
-    best_value: float | None = None
+    best: dict[str, float] | None = None
     last_validation: float | None = None
     facts: dict[str, dict[str, float]] = field(default_factory=dict)
     edits: str = "[]"

@@ -114,6 +114,7 @@ class Trainer:
                 self.place.stage, self.place.epoch, self.place.step = self.place.stage + 1, 0, 0
         finally:
             self.observer.stop()
+        self.observer.event({"event": "selected", **(self.place.best or {})})
         self.model.load_state_dict(self._best)
         self.model.requires_grad_(True).eval()
 
@@ -223,7 +224,7 @@ class Trainer:
         state = self._state(stage, self.steps - 1)
         validation = self._validate(stage, objective)
         self.place.last_validation = validation["val_accuracy"]
-        self._select(stage, validation["val_objective"])
+        self._select(stage, validation)
         event = {
             "event": "epoch",
             "stage": stage.name,
@@ -254,13 +255,13 @@ class Trainer:
         means = totals.means()
         return {"val_loss": means["task"], "val_accuracy": means["score"], "val_objective": means["loss"]}
 
-    def _select(self, stage: Stage, value: float) -> None:
+    def _select(self, stage: Stage, validation: dict[str, float]) -> None:
         last_stage = self.place.stage == len(self.stages) - 1
         first = self._epochs(stage) - max(1, math.ceil(_CANDIDATES * self._epochs(stage)))
         if not last_stage or self.place.epoch < first:
             return
-        if self.place.best_value is None or value < self.place.best_value:
-            self.place.best_value = value
+        if self.place.best is None or validation["val_objective"] < self.place.best["val_objective"]:
+            self.place.best = {"epoch": self.place.epoch, **validation}
             self._best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
 
     def _warn_of_collapse(self, stage: Stage, validation: dict[str, float]) -> None:
