@@ -31,7 +31,7 @@ from splitveil.split import SplitModel
 from splitveil.threats import ThreatModel
 from splitveil.training.observer import Observer
 
-__all__ = ["attack_run", "load_model"]
+__all__ = ["attack_key", "attack_run", "load_model"]
 
 _CONTROLS = ("mean_image", "class_mean", "ridge")
 _SHOWN, _WORST = 12, 6
@@ -42,7 +42,8 @@ def load_model(
 ) -> SplitModel:
     """The trained split model of a run, in evaluation mode."""
     model, _, _ = build_run(record.spec, data.source.classes, trusted)
-    return load_weights(model, record.path).to(device)
+    load_weights(model, record.path).to(device).to(memory_format=torch.channels_last)
+    return model
 
 
 def attack_run(
@@ -76,7 +77,7 @@ def attack_run(
     """
     threat = threat or ThreatModel.preset("white_box")
     configured = cast(Attack, build(ATTACKS.load(attack.name), attack.params, f"attack '{attack.name}'"))
-    key = _key(attack, threat, seed)
+    key = attack_key(attack, threat, seed)
     for earlier in record.attacks:
         if earlier.key == key:
             return earlier
@@ -122,7 +123,8 @@ def attack_run(
     return result
 
 
-def _key(attack: PlugInSpec, threat: ThreatModel, seed: int) -> str:
+def attack_key(attack: PlugInSpec, threat: ThreatModel, seed: int) -> str:
+    """What an attack's result is filed under: its name and a digest of all that decides it."""
     text = json.dumps([attack.model_dump(mode="json"), threat.to_json(), seed], sort_keys=True)
     return f"{attack.name}-{sha256(text.encode()).hexdigest()[:10]}"
 
