@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from splitveil.cli import attack, demo, listing, report, train
+from splitveil.cli import attack, compare, demo, listing, report, train
 from splitveil.errors import SplitveilError
 
 __all__ = ["app", "main"]
@@ -20,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("demo")(demo.demo)
+app.command("compare")(compare.compare)
 app.command("train")(train.train)
 app.command("attack")(attack.attack)
 app.command("report")(report.report)

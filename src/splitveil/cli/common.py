@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from splitveil.records import RunRecord
     from splitveil.training.observer import Observer
 
-__all__ = ["echo_json", "parse_options", "progress_bar", "show_table"]
+__all__ = ["echo_json", "parse_grid", "parse_options", "progress_bar", "show_table"]
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -32,11 +32,33 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"expected name=value, got '{pair}'")
         if key in values:
             raise UsageError(f"expected '{key}' once, got it twice")
-        try:
-            values[key] = json.loads(text)
-        except ValueError:
-            values[key] = text
+        values[key] = _value(text)
     return values
+
+
+def parse_grid(pairs: Sequence[str]) -> dict[str, list[Any]]:
+    """``["noise_std=0.1,0.2"]`` to lists of values: JSON where it is JSON, else text.
+
+    Example:
+        >>> parse_grid(["noise_std=0.1,0.2", "cem.surrogate=bound"])
+        {'noise_std': [0.1, 0.2], 'cem.surrogate': ['bound']}
+    """
+    values: dict[str, list[Any]] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not (separator and key and text):
+            raise UsageError(f"expected name=value,value, got '{pair}'")
+        if key in values:
+            raise UsageError(f"expected '{key}' once, got it twice")
+        values[key] = [_value(part) for part in text.split(",")]
+    return values
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def progress_bar(label: str) -> Observer:

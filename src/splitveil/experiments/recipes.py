@@ -57,14 +57,14 @@ def tiny() -> Recipe:
 
 
 def quick() -> Recipe:
-    """Minutes on two cores: a quarter-width VGG-11 on 12,000 pictures, a decoder of a tenth of the paper's cost."""
+    """About four minutes on two cores: a quarter-width VGG-11 on 12,000 pictures, a decoder of 32 channels."""
     return Recipe(
         model="vgg11",
         model_kwargs={"width": 0.25},
-        training=TrainingSpec(epochs=24, batch_size=128, augment=AugmentSpec(crop=4, flip=True)),
+        training=TrainingSpec(epochs=20, batch_size=128, augment=AugmentSpec(crop=4, flip=True)),
         attack=PlugInSpec(
             name="decoder",
-            params={"channels": 32, "blocks": 4, "epochs": 40, "batch_size": 128, "patience": 8},
+            params={"channels": 32, "blocks": 2, "epochs": 20, "batch_size": 64, "lr": 2e-3},
         ),
         limit=12_000,
         narrow={"resnet20": {"width": 0.5}},

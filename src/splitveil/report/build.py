@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -14,7 +15,7 @@ from splitveil.records import RunRecord
 from splitveil.report.page import context
 from splitveil.report.runs import load_runs
 
-__all__ = ["build_report"]
+__all__ = ["build_report", "write_page"]
 
 _OURS = re.compile(rb'<meta name="generator" content="splitveil report')
 _HEAD_BYTES = 4096
@@ -35,10 +36,13 @@ def build_report(records: Sequence[RunRecord], out: Path, *, title: str = "What 
         InputError: there is no run, or none has anything to show.
         OutputError: `out` is something else than a report of ours, or cannot be written.
     """
-    out = Path(out)
+    return write_page(Path(out), {**context(load_runs(records), title), "comparison": None})
+
+
+def write_page(out: Path, variables: Mapping[str, Any]) -> Path:
+    """Fill the template and write it, unless `out` is something else than a report of ours."""
     _check_out(out)
-    page = _environment().get_template("page.html.j2").render(context(load_runs(records), title))
-    write_text(out, page)
+    write_text(out, _environment().get_template("page.html.j2").render(variables))
     return out
 
 

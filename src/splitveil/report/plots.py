@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-__all__ = ["DASHES", "Line", "Point", "line_plot", "scatter_plot"]
+__all__ = ["DASHES", "Curve", "Line", "Point", "line_plot", "scatter_plot"]
 
 _INK, _MUTED, _GRID = "#010101", "#010102", "#010103"
 _SERIES = "#0201{:02x}"
@@ -40,7 +40,7 @@ _SETTINGS: Any = {
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A point with its error bars; `colour` is the number of a colour on the page."""
+    """A point with its error bars; `colour` is the number of a colour on the page, a hollow one is set apart."""
 
     label: str
     colour: int
@@ -48,6 +48,16 @@ class Point:
     y: float
     x_interval: tuple[float, float]
     y_interval: tuple[float, float]
+    hollow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A line through a scatter plot."""
+
+    colour: int
+    x: tuple[float, ...]
+    y: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +69,25 @@ class Line:
     dash: int = 0
 
 
-def scatter_plot(points: Sequence[Point], *, x_label: str, y_label: str, key: str) -> Markup:
-    """Points with error bars and their names beside them.
+def scatter_plot(
+    points: Sequence[Point],
+    *,
+    x_label: str,
+    y_label: str,
+    key: str,
+    curves: Sequence[Curve] = (),
+    size: tuple[float, float] = (5.6, 3.7),
+) -> Markup:
+    """Points with error bars and their names beside them; a name that is empty is not written.
 
     Args:
         key: unique on the page; it keeps the identifiers of two plots apart.
+        curves: drawn below the points.
+        size: width and height, inches.
     """
-    figure, axes = _figure(5.6, 3.7)
+    figure, axes = _figure(*size)
+    for curve in curves:
+        axes.plot(curve.x, curve.y, color=_SERIES.format(curve.colour), linewidth=1.8, alpha=0.75)
     for number, point in enumerate(points):
         colour = _SERIES.format(point.colour)
         axes.errorbar(
@@ -73,10 +95,11 @@ def scatter_plot(points: Sequence[Point], *, x_label: str, y_label: str, key: st
             point.y,
             xerr=_arms(point.x, point.x_interval),
             yerr=_arms(point.y, point.y_interval),
-            fmt=_MARKERS[number % len(_MARKERS)],
+            fmt=_MARKERS[(point.colour if curves else number) % len(_MARKERS)],
             color=colour,
             markersize=7,
-            markeredgewidth=0,
+            markeredgewidth=1.4 if point.hollow else 0,
+            fillstyle="none" if point.hollow else "full",
             elinewidth=1.2,
             capsize=2.5,
         )
@@ -106,7 +129,7 @@ def _name_points(axes: Any, points: Sequence[Point]) -> None:
     low, high = axes.get_ylim()
     left, right = axes.get_xlim()
     taken: list[tuple[bool, float]] = []
-    for number in sorted(range(len(points)), key=lambda item: points[item].y):
+    for number in sorted((item for item, point in enumerate(points) if point.label), key=lambda item: points[item].y):
         point = points[number]
         to_left = (point.x - left) > 0.62 * (right - left)
         height = (point.y - low) / (high - low) + 0.035

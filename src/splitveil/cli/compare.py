@@ -1,0 +1,114 @@
+"""``splitveil compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from splitveil.cli.common import echo_json, parse_grid, parse_options
+from splitveil.errors import CheckFailedError
+
+if TYPE_CHECKING:
+    from splitveil.experiments.compare.record import ComparisonRecord, Interval
+
+
+def compare(
+    defenses: Annotated[list[str], typer.Argument(help="See  splitveil list defenses; none is the control.")],
+    out: Annotated[Path, typer.Option(help="Folder: new, or an earlier comparison's to go on with.")],
+    data: Annotated[str, typer.Option(help="See  splitveil train --help.")] = "digits",
+    recipe: Annotated[str | None, typer.Option(help="tiny, quick or full; tiny for the digits, else quick.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds per point.")] = 3,
+    grid: Annotated[
+        list[str] | None, typer.Option(help="noise_std=0.05,0.1 for all that have it; cem.weight=0.1,0.4 for one.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="See  splitveil list models.")] = None,
+    model_param: Annotated[list[str] | None, typer.Option(help="Of the model: width=0.25.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Of the training: epochs=10.")] = None,
+    param: Annotated[list[str] | None, typer.Option("--param", "-p", help="Of the attack: epochs=50.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The most pictures to use.")] = None,
+    threat: Annotated[str, typer.Option(help="white_box, black_box, pairs_only or query_free.")] = "white_box",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core, or one on a GPU.")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda or cpu; the first GPU by default.")] = None,
+    strict: Annotated[bool, typer.Option(help="Exit with 1 if a control or a run failed.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Trade accuracy against leakage for several defenses over a grid, and say which is better at equal accuracy."""
+    from splitveil.cli.board import make_board
+    from splitveil.data.sources import guess_source
+    from splitveil.experiments.api import default_recipe
+    from splitveil.experiments.compare.api import compare as run_comparison
+    from splitveil.experiments.compare.api import plan_cells
+    from splitveil.report.comparison import build_comparison_report
+    from splitveil.threats import ThreatModel
+
+    granted = ThreatModel.preset(threat)
+    scale = recipe or default_recipe(guess_source(data)[0])
+    cells = plan_cells(
+        defenses,
+        data=data,
+        grid=parse_grid(grid or []),
+        seeds=seeds,
+        recipe=scale,
+        model=model,
+        model_kwargs=parse_options(model_param or []),
+        training=parse_options(set_ or []),
+        attack=parse_options(param or []),
+        limit=limit,
+    )
+    with make_board(len(cells)) as board:
+        record = run_comparison(cells, out, board=board, recipe=scale, threat=granted, workers=workers, device=device)
+    page = build_comparison_report(record, out, out / "report.html")
+    if json_:
+        echo_json({"report": str(page), **record.model_dump(mode="json")})
+    else:
+        _show(record)
+        typer.echo(f"report: {page}")
+    if strict and record.failed:
+        raise CheckFailedError(f"{len(record.failed)} of {len(cells)} runs failed")
+    if strict and not record.valid:
+        raise CheckFailedError("a control failed: this comparison proves nothing")
+
+
+def _show(record: ComparisonRecord) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("point", "accuracy %", "attacker MSE", "PSNR dB", "converged", "on its curve"):
+        table.add_column(column, justify="left" if column == "point" else "right")
+    for point in record.points:
+        table.add_row(
+            point.label,
+            _pm(point.accuracy, 100, 1),
+            _pm(point.mse, 1, 4),
+            f"{point.psnr_db:.2f}",
+            f"{100 * point.converged_share:.0f} %",
+            "yes" if point.selected else "no",
+        )
+    Console(width=120).print(table)
+    for delta in record.deltas:
+        if delta.mse_db is None:
+            typer.echo(f"{delta.other} over {delta.reference}: no overlap; move the grids towards each other")
+            continue
+        low, high = delta.accuracy_range or (0.0, 0.0)
+        typer.echo(
+            f"{delta.other} over {delta.reference}: {_range(delta.mse_db, 'dB of attacker MSE')} at equal accuracy"
+            f" ({100 * low:.1f} to {100 * high:.1f} %)"
+            + (f", {_range(delta.accuracy_points, 'accuracy points')} at equal MSE" if delta.accuracy_points else "")
+        )
+    for check in record.checks:
+        typer.echo(f"{check.outcome}: {check.title}; {check.detail}")
+    if not record.valid:
+        typer.echo("INVALID: a control failed, so nothing here is evidence")
+    for name, error in record.failed.items():
+        typer.echo(f"failed: {name}: {error}")
+
+
+def _pm(value: Interval, scale: float, digits: int) -> str:
+    return f"{value.mean * scale:.{digits}f} ±{(value.high - value.low) / 2 * scale:.{digits}f}"
+
+
+def _range(value: Interval, unit: str) -> str:
+    return f"{value.mean:+.2f} {unit} [{value.low:+.2f}, {value.high:+.2f}]"

@@ -1,0 +1,183 @@
+"""From runs to curves: selection on validation figures, test scores of what was selected, deltas, controls."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from splitveil.errors import InputError
+from splitveil.experiments.attacking import attack_key
+from splitveil.experiments.compare.plan import Cell
+from splitveil.experiments.compare.record import ComparisonRecord, DeltaRecord, Interval, PointRecord
+from splitveil.experiments.compare.validity import UNDEFENDED, check_points
+from splitveil.metrics.tradeoff import Points, paired_delta, pareto
+from splitveil.records import PREDICTIONS, AttackResult, RunRecord
+from splitveil.specs import PlugInSpec
+from splitveil.threats import ThreatModel
+
+__all__ = ["analyse"]
+
+_RESAMPLES = 1000
+_LEVEL = 0.95
+_KEY = 20_250_303  # of the bootstrap
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one finished run says."""
+
+    folder: str
+    seed: int
+    val_accuracy: float
+    val_mse: float
+    correct: NDArray[np.float64]
+    error: NDArray[np.float64]
+    attack: AttackResult
+
+
+def analyse(
+    cells: Sequence[Cell], out: Path, *, threat: ThreatModel, recipe: str, failed: Mapping[str, str]
+) -> ComparisonRecord:
+    """Read the finished runs of a comparison.
+
+    Points are selected on validation figures alone: those of a defense that no other of its points beats in both
+    accuracy and attacker error. Only then are the test scores read, and only the selected ones make curves.
+
+    Args:
+        cells: all of the comparison.
+        out: folder of the runs.
+        threat: of the attacks.
+        recipe: name, for the record.
+        failed: errors by cell; these are left out.
+
+    Raises:
+        InputError: no cell has finished.
+    """
+    groups: dict[str, list[tuple[Cell, _Seen]]] = {}
+    for cell in cells:
+        if cell.name not in failed:
+            label = json.dumps(cell.spec.defense.model_dump(mode="json"), sort_keys=True)
+            groups.setdefault(label, []).append((cell, _read(cell, out / cell.name, threat)))
+    if not groups:
+        raise InputError(f"expected a run that finished, got {len(failed)} that failed: read their errors above")
+    seen = [(group[0][0].spec.defense, [item for _, item in group]) for group in groups.values()]
+    chosen = _select(seen)
+    points = [_point(defense, runs, selected) for (defense, runs), selected in zip(seen, chosen, strict=True)]
+    attacks = [run.attack for _, runs in seen for run in runs]
+    return ComparisonRecord(
+        recipe=recipe,
+        data=cells[0].spec.data.model_dump(mode="json"),
+        seeds=tuple(sorted({cell.spec.seed for cell in cells})),
+        points=tuple(points),
+        deltas=tuple(_deltas(seen, chosen)),
+        checks=check_points(points),
+        failed=dict(failed),
+        converged_share=_converged(attacks),
+    )
+
+
+def _read(cell: Cell, folder: Path, threat: ThreatModel) -> _Seen:
+    record = RunRecord(folder)
+    wanted = attack_key(cell.attack, threat, cell.spec.seed)
+    attack = next(item for item in record.attacks if item.key == wanted)
+    chosen = [event for event in record.events() if event.get("event") == "selected"]
+    if not chosen:
+        raise InputError(f"expected the selected epoch in '{folder}/events.jsonl', got none: remove the folder")
+    return _Seen(
+        folder=folder.name,
+        seed=cell.spec.seed,
+        val_accuracy=chosen[-1]["val_accuracy"],
+        val_mse=attack.facts["best_val_mse"],
+        correct=load_file(folder / PREDICTIONS)["accuracy"].astype(np.float64),
+        error=load_file(folder / attack.samples)["mse"].astype(np.float64),
+        attack=attack,
+    )
+
+
+def _mean_validation(runs: Sequence[_Seen]) -> tuple[float, float]:
+    return float(np.mean([run.val_accuracy for run in runs])), float(np.mean([run.val_mse for run in runs]))
+
+
+def _select(seen: Sequence[tuple[PlugInSpec, Sequence[_Seen]]]) -> list[bool]:
+    """Per point, whether it lies on the validation front of its defense."""
+    chosen = [False] * len(seen)
+    for name in {defense.name for defense, _ in seen}:
+        places = [place for place, (defense, _) in enumerate(seen) if defense.name == name]
+        figures = np.array([_mean_validation(seen[place][1]) for place in places])
+        for place, kept in zip(places, pareto(figures[:, 0], figures[:, 1]), strict=True):
+            chosen[place] = bool(kept)
+    return chosen
+
+
+def _stack(runs: Sequence[_Seen], seeds: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Correctness and errors ``(s, n)`` of these seeds."""
+    by_seed = {run.seed: run for run in runs}
+    return np.stack([by_seed[seed].correct for seed in seeds]), np.stack([by_seed[seed].error for seed in seeds])
+
+
+def _point(defense: PlugInSpec, runs: Sequence[_Seen], selected: bool) -> PointRecord:
+    val_accuracy, val_mse = _mean_validation(runs)
+    correct, error = _stack(runs, [run.seed for run in runs])
+    psnr = [run.attack.metrics["psnr"].mean for run in runs]
+    return PointRecord(
+        defense=defense,
+        runs={run.seed: run.folder for run in runs},
+        val_accuracy=val_accuracy,
+        val_mse=val_mse,
+        selected=selected,
+        accuracy=_interval(correct),
+        mse=_interval(error),
+        psnr_db=float(np.mean(psnr)),
+        converged_share=_converged([run.attack for run in runs]) or 0.0,
+        beats_controls=all(run.attack.beats_controls for run in runs),
+    )
+
+
+def _interval(values: NDArray[np.float64]) -> Interval:
+    """Mean over seeds and pictures ``(s, n)``, both resampled."""
+    rng = np.random.default_rng(_KEY)
+    seeds, pictures = values.shape
+    by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), _RESAMPLES) / seeds
+    by_picture = rng.multinomial(pictures, np.full(pictures, 1 / pictures), _RESAMPLES) / pictures
+    means = np.einsum("bs,sb->b", by_seed, values @ by_picture.T)
+    low, high = np.quantile(means, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return Interval(mean=float(values.mean()), low=float(low), high=float(high))
+
+
+def _converged(attacks: Sequence[AttackResult]) -> float | None:
+    known = [attack.converged for attack in attacks if attack.converged is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _deltas(seen: Sequence[tuple[PlugInSpec, Sequence[_Seen]]], chosen: Sequence[bool]) -> list[DeltaRecord]:
+    """Every later defense over every earlier one, on the points that were selected and the seeds all of them have."""
+    curves: dict[str, list[Sequence[_Seen]]] = {}
+    for (defense, runs), kept in zip(seen, chosen, strict=True):
+        if kept and defense.name != UNDEFENDED:
+            curves.setdefault(defense.name, []).append(runs)
+    return [_delta(a, curves[a], b, curves[b]) for a, b in itertools.combinations(curves, 2)]
+
+
+def _delta(
+    reference: str, below: Sequence[Sequence[_Seen]], other: str, above: Sequence[Sequence[_Seen]]
+) -> DeltaRecord:
+    shared = set.intersection(*({run.seed for run in runs} for runs in (*below, *above)))
+    seeds = sorted(shared)
+    if not seeds:
+        raise InputError(f"expected a seed that all points of {reference} and {other} have, got none: run more seeds")
+
+    def gather(points: Sequence[Sequence[_Seen]]) -> Points:
+        stacks = [_stack(runs, seeds) for runs in points]
+        return Points(np.stack([correct for correct, _ in stacks]), np.stack([error for _, error in stacks]))
+
+    found = paired_delta(
+        gather(below), gather(above), resamples=_RESAMPLES, level=_LEVEL, rng=np.random.default_rng(_KEY)
+    )
+    return DeltaRecord.from_summary(reference, other, found)

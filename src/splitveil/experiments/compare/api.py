@@ -1,0 +1,129 @@
+"""A comparison from a few words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from splitveil.data.sources import guess_source
+from splitveil.errors import OutputError, SpecError
+from splitveil.experiments.api import default_recipe, make_spec
+from splitveil.experiments.compare.analysis import analyse
+from splitveil.experiments.compare.plan import Cell, Grid, cell_of, expand
+from splitveil.experiments.compare.record import FILE, ComparisonRecord
+from splitveil.experiments.compare.run import run_cells
+from splitveil.experiments.compare.workers import Board
+from splitveil.experiments.environment import pick_device
+from splitveil.experiments.recipes import load_recipe
+from splitveil.experiments.training import load_data_spec
+from splitveil.files import write_text
+from splitveil.specs import PlugInSpec, TrainingSpec, parse
+from splitveil.threats import ThreatModel
+
+__all__ = ["RUNS", "compare", "plan_cells"]
+
+RUNS = "runs"
+
+
+def plan_cells(
+    defenses: Sequence[str],
+    *,
+    data: str,
+    grid: Grid,
+    seeds: int,
+    recipe: str | None = None,
+    model: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    attack: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+) -> list[Cell]:
+    """The cells of a comparison, all points of the first seed first; the pictures are read once, to seal them.
+
+    Args:
+        defenses: registry names.
+        data: see `splitveil.train`.
+        grid: values by parameter.
+        seeds: how many, from 0.
+        recipe: ``tiny``, ``quick`` or ``full``.
+        model: registry name; the recipe's by default.
+        model_kwargs: for the model.
+        training: changes to the recipe's training.
+        attack: changes to the recipe's attack.
+        limit: the most pictures to use.
+
+    Raises:
+        SpecError: a value out of range.
+    """
+    if seeds < 1:
+        raise SpecError(f"expected at least 1 seed, got {seeds}")
+    chosen = expand(defenses, grid)
+    plan = load_recipe(recipe or default_recipe(guess_source(data)[0]))
+    settings = parse(TrainingSpec, {**plan.training.model_dump(), **(training or {})}, "training")
+    specs = [
+        make_spec(
+            data, model=model, model_kwargs=model_kwargs, defense=defense, recipe=plan, seed=seed, limit=limit
+        ).model_copy(update={"training": settings})
+        for seed in range(seeds)
+        for defense in chosen
+    ]
+    sealed = specs[0].data.model_copy(update={"digest": load_data_spec(specs[0].data).splits.digest})
+    attacker = PlugInSpec(name=plan.attack.name, params={**plan.attack.params, **(attack or {})})
+    return [cell_of(spec.model_copy(update={"data": sealed}), attacker) for spec in specs]
+
+
+def compare(
+    cells: Sequence[Cell],
+    out: Path,
+    *,
+    board: Board,
+    recipe: str,
+    threat: ThreatModel | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+) -> ComparisonRecord:
+    """Run what is not there yet, analyse all of it, and write ``comparison.json``.
+
+    Args:
+        cells: of `plan_cells`.
+        out: folder of the comparison; new, empty, or an earlier comparison's, which goes on.
+        board: hears of progress.
+        recipe: name, for the record.
+        threat: of the attacks; white box by default.
+        workers: processes at a time; one per core on the CPU by default, one on a GPU.
+        device: of all runs.
+
+    Raises:
+        OutputError: `out` holds something else.
+        InputError: no run has finished.
+    """
+    out, threat = Path(out), threat or ThreatModel.preset("white_box")
+    _check_folder(out)
+    cpus = os.cpu_count() or 1
+    count = workers or (1 if pick_device(device).type == "cuda" else cpus)
+    outcomes = run_cells(
+        cells,
+        out / RUNS,
+        threat=threat,
+        workers=count,
+        threads=max(1, cpus // count),
+        board=board,
+        device=device,
+    )
+    failed = {outcome.name: outcome.error for outcome in outcomes if outcome.error is not None}
+    record = analyse(cells, out / RUNS, threat=threat, recipe=recipe, failed=failed)
+    write_text(out / FILE, record.model_dump_json(indent=2) + "\n")
+    return record
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"expected a folder for the comparison at '{out}', got a file: choose another --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / RUNS).is_dir():
+        found = sorted(item.name for item in out.iterdir())[:3]
+        raise OutputError(
+            f"expected an empty or new folder, or an earlier comparison, at '{out}', got other files "
+            f"({', '.join(found)}): choose another --out"
+        )

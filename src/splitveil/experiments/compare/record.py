@@ -1,0 +1,143 @@
+"""What a comparison found, as it is written: ``comparison.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from splitveil.errors import MissingDataError
+from splitveil.metrics.tradeoff import DeltaSummary
+from splitveil.records import RunRecord
+from splitveil.specs import Frozen, PlugInSpec, parse, read_json
+
+__all__ = ["FILE", "ComparisonRecord", "DeltaRecord", "Interval", "PointRecord", "ValidityCheck"]
+
+FILE = "comparison.json"
+
+
+class Interval(Frozen):
+    """A mean with its bootstrap interval over seeds and pictures."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class PointRecord(Frozen):
+    """One defense with one choice of parameters, over its seeds.
+
+    Args:
+        defense: name and parameters.
+        runs: folders below the comparison's, by seed.
+        val_accuracy: of the selected epochs on validation pictures, mean over seeds.
+        val_mse: of the attacker on its held-out auxiliary pictures, mean over seeds.
+        selected: whether no other point of this defense is better in both, on these validation figures.
+        accuracy: on test pictures.
+        mse: of the attacker on test pictures.
+        psnr_db: likewise.
+        converged_share: of the attackers.
+        beats_controls: whether every attacker beat the mean picture, the class means and ridge regression.
+    """
+
+    defense: PlugInSpec
+    runs: dict[int, str]
+    val_accuracy: float
+    val_mse: float
+    selected: bool
+    accuracy: Interval
+    mse: Interval
+    psnr_db: float
+    converged_share: float
+    beats_controls: bool
+
+    @property
+    def label(self) -> str:
+        """Name and parameters in a few words."""
+        params = ", ".join(f"{key}={value}" for key, value in self.defense.params.items())
+        return f"{self.defense.name} {params}".strip()
+
+
+class DeltaRecord(Frozen):
+    """One defense over another at equal accuracy, and at equal attacker error.
+
+    Without a shared range of at least two accuracy points the verdict is ``no overlap`` and there is no number.
+    """
+
+    reference: str
+    other: str
+    verdict: Literal["delta", "no overlap"]
+    mse_db: Interval | None = None
+    accuracy_points: Interval | None = None
+    accuracy_range: tuple[float, float] | None = None
+    overlapping_share: float
+    level: float
+    resamples: int
+    seeds: int
+    pictures: int
+
+    @classmethod
+    def from_summary(cls, reference: str, other: str, summary: DeltaSummary) -> DeltaRecord:
+        """The record of a paired bootstrap."""
+        found = summary.delta
+        return cls(
+            reference=reference,
+            other=other,
+            verdict="delta" if found else "no overlap",
+            mse_db=_interval(found.mse_db, summary.mse_db) if found else None,
+            accuracy_points=_interval(found.accuracy_points, summary.accuracy_points) if found else None,
+            accuracy_range=found.accuracy_range if found else None,
+            overlapping_share=summary.overlapping_share,
+            level=summary.level,
+            resamples=summary.resamples,
+            seeds=summary.seeds,
+            pictures=summary.pictures,
+        )
+
+
+def _interval(mean: float | None, limits: tuple[float, float] | None) -> Interval | None:
+    return Interval(mean=mean, low=limits[0], high=limits[1]) if mean is not None and limits is not None else None
+
+
+class ValidityCheck(Frozen):
+    """A control, its outcome, and the evidence."""
+
+    title: str
+    outcome: Literal["pass", "fail", "unchecked"]
+    detail: str
+
+
+class ComparisonRecord(Frozen):
+    """A comparison: its points, its deltas, its controls, and what failed."""
+
+    format: Literal[1] = 1
+    recipe: str
+    data: dict[str, Any]
+    seeds: tuple[int, ...]
+    selected_on: Literal["validation"] = "validation"
+    points: tuple[PointRecord, ...]
+    deltas: tuple[DeltaRecord, ...]
+    checks: tuple[ValidityCheck, ...]
+    failed: dict[str, str]
+    converged_share: float | None
+
+    @property
+    def valid(self) -> bool:
+        """Whether no control failed."""
+        return all(check.outcome != "fail" for check in self.checks)
+
+    @classmethod
+    def open(cls, folder: Path) -> ComparisonRecord:
+        """Read the record of a comparison's folder.
+
+        Raises:
+            MissingDataError: there is none.
+            SpecError: it has another form.
+        """
+        file = Path(folder) / FILE
+        if not file.is_file():
+            raise MissingDataError(f"expected a comparison in '{folder}', got no {FILE}: run splitveil compare")
+        return parse(cls, read_json(file), str(file))
+
+    def runs_of(self, point: PointRecord, folder: Path) -> list[RunRecord]:
+        """The runs of a point, in the order of their seeds."""
+        return [RunRecord(Path(folder) / point.runs[seed]) for seed in sorted(point.runs)]

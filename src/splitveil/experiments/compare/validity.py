@@ -1,0 +1,67 @@
+"""Controls of a comparison: what must hold before its curves may be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from splitveil.experiments.compare.record import PointRecord, ValidityCheck
+
+__all__ = ["UNDEFENDED", "check_points"]
+
+UNDEFENDED = "none"
+_NOISE = "noise_std"
+
+
+def check_points(points: Sequence[PointRecord]) -> tuple[ValidityCheck, ...]:
+    """The attack works where it must, the undefended model is the most broken, leakage does not grow with noise."""
+    return (_attack_works(points), _undefended_is_most_broken(points), _noise_does_not_help(points))
+
+
+def _attack_works(points: Sequence[PointRecord]) -> ValidityCheck:
+    title = "The attacker beats the mean picture, the class means and ridge on the undefended model"
+    undefended = [point for point in points if point.defense.name == UNDEFENDED]
+    if not undefended:
+        return ValidityCheck(
+            title=title, outcome="unchecked", detail="no undefended model stands beside the others: add none"
+        )
+    weak = [point for point in undefended if not point.beats_controls]
+    if weak:
+        return ValidityCheck(title=title, outcome="fail", detail="a control does as well: no score here is evidence")
+    return ValidityCheck(title=title, outcome="pass", detail=f"its error there is {undefended[0].mse.mean:.4f}")
+
+
+def _undefended_is_most_broken(points: Sequence[PointRecord]) -> ValidityCheck:
+    title = "The undefended model is the most broken"
+    undefended = [point for point in points if point.defense.name == UNDEFENDED]
+    defended = [point for point in points if point.defense.name != UNDEFENDED]
+    if not undefended or not defended:
+        return ValidityCheck(title=title, outcome="unchecked", detail="it takes none and another defense")
+    leaking = [point.label for point in defended if point.mse.high < undefended[0].mse.low]
+    if leaking:
+        return ValidityCheck(title=title, outcome="fail", detail=f"{', '.join(leaking)} leaks more")
+    return ValidityCheck(title=title, outcome="pass", detail=f"none of {len(defended)} defended points leaks more")
+
+
+def _noise_does_not_help(points: Sequence[PointRecord]) -> ValidityCheck:
+    """Compares neighbours in noise whose other parameters are equal."""
+    title = "Leakage does not grow with noise"
+    pairs, wrong = 0, []
+    for point in points:
+        for other in points:
+            if _more_noise(point, other):
+                pairs += 1
+                if other.mse.high < point.mse.low:
+                    wrong.append(f"{other.label} leaks more than {point.label}")
+    if not pairs:
+        return ValidityCheck(title=title, outcome="unchecked", detail="no two points differ in noise_std alone")
+    if wrong:
+        return ValidityCheck(title=title, outcome="fail", detail="; ".join(wrong))
+    return ValidityCheck(title=title, outcome="pass", detail=f"in none of {pairs} pairs beyond their intervals")
+
+
+def _more_noise(point: PointRecord, other: PointRecord) -> bool:
+    """Whether the other differs by more noise alone."""
+    mine, theirs = dict(point.defense.params), dict(other.defense.params)
+    low, high = mine.pop(_NOISE, None), theirs.pop(_NOISE, None)
+    same = point.defense.name == other.defense.name and mine == theirs
+    return same and isinstance(low, (int, float)) and isinstance(high, (int, float)) and low < high

@@ -1,0 +1,196 @@
+"""Jobs in processes of their own, a few at a time: one that fails or crashes costs only itself."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Generic, Protocol, TypeVar
+
+from splitveil.errors import SplitveilError
+from splitveil.training.observer import Observer
+
+__all__ = ["Board", "Outcome", "run_jobs"]
+
+_Job = TypeVar("_Job")
+_POLL_S = 0.2
+_SEND_EVERY_S = 0.2
+
+
+class Board(Protocol):
+    """Who watches many jobs at once."""
+
+    def start(self, job: str, what: str, total: int, done: int) -> None: ...
+
+    def advance(self, job: str, steps: int, text: str) -> None: ...
+
+    def event(self, job: str, event: dict[str, Any]) -> None: ...
+
+    def finish(self, job: str, error: str | None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended: without an error, or with its text."""
+
+    name: str
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class _Running:
+    name: str
+    process: BaseProcess
+    error: str | None = None
+
+
+class _Sender(Observer):
+    """Passes progress on to the parent, a few messages a second."""
+
+    def __init__(self, name: str, messages: Any) -> None:
+        self.name, self.messages = name, messages
+        self.steps, self.text, self.sent = 0, "", time.monotonic()
+
+    def start(self, what: str, total: int, done: int) -> None:
+        self.flush()
+        self.messages.put((self.name, "start", (what, total, done)))
+
+    def advance(self, text: str) -> None:
+        self.steps, self.text = self.steps + 1, text
+        if time.monotonic() - self.sent >= _SEND_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what has gathered."""
+        if self.steps:
+            self.messages.put((self.name, "advance", (self.steps, self.text)))
+        self.steps, self.sent = 0, time.monotonic()
+
+    def event(self, event: dict[str, Any]) -> None:
+        if event.get("event") in ("epoch", "warning"):
+            self.messages.put((self.name, "event", (event,)))
+
+
+def run_jobs(
+    jobs: Sequence[tuple[str, _Job]],
+    work: Callable[[_Job, Observer], None],
+    *,
+    workers: int,
+    threads: int,
+    board: Board,
+) -> list[Outcome]:
+    """Run jobs in up to `workers` processes of `threads` threads each.
+
+    Args:
+        jobs: names and what `work` is called with; picklable, as is `work`.
+        work: does one job in a fresh process.
+        workers: processes at a time.
+        threads: of torch, in each.
+        board: hears of progress.
+
+    Returns:
+        The outcomes in the order of the jobs.
+    """
+    runner = _Runner(work, threads, board)
+    waiting, outcomes = list(jobs), dict[str, Outcome]()
+    try:
+        while waiting or runner.running:
+            while waiting and len(runner.running) < workers:
+                runner.launch(*waiting.pop(0))
+            for outcome in runner.step():
+                outcomes[outcome.name] = outcome
+    finally:
+        runner.stop()
+    return [outcomes[name] for name, _ in jobs]
+
+
+class _Runner(Generic[_Job]):
+    def __init__(self, work: Callable[[_Job, Observer], None], threads: int, board: Board) -> None:
+        self.context = multiprocessing.get_context("spawn")
+        self.messages: Any = self.context.Queue()
+        self.work, self.threads, self.board = work, threads, board
+        self.running: list[_Running] = []
+
+    def launch(self, name: str, job: _Job) -> None:
+        """Start a process."""
+        arguments = (name, job, self.work, self.threads, self.messages)
+        process = self.context.Process(target=_enter, args=arguments, name=name, daemon=True)
+        process.start()
+        self.running.append(_Running(name, process))
+
+    def step(self) -> list[Outcome]:
+        """Pass messages on, and take leave of those that have ended."""
+        wait([item.process.sentinel for item in self.running], timeout=_POLL_S)
+        ended = [item for item in self.running if not item.process.is_alive()]
+        self._listen()
+        outcomes = []
+        for item in ended:
+            item.process.join()
+            code = item.process.exitcode
+            if item.error is None and code != 0:
+                item.error = f"its process ended with code {code}; out of memory, or killed"
+            self.running.remove(item)
+            self.board.finish(item.name, item.error)
+            outcomes.append(Outcome(item.name, item.error))
+        return outcomes
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                name, kind, values = self.messages.get(timeout=0.01)
+            except queue.Empty:
+                return
+            if kind == "error":
+                for item in self.running:
+                    if item.name == name:
+                        item.error = values[0]
+            else:
+                getattr(self.board, kind)(name, *values)
+
+    def stop(self) -> None:
+        """End what still runs; it goes on from its checkpoint next time."""
+        for item in self.running:
+            item.process.terminate()
+        for item in self.running:
+            item.process.join(5)
+            if item.process.is_alive():
+                item.process.kill()
+        self.messages.close()
+        self.messages.cancel_join_thread()
+
+
+def _enter(name: str, job: Any, work: Callable[[Any, Observer], None], threads: int, messages: Any) -> None:
+    """What a process does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(threads)
+    sender = _Sender(name, messages)
+    try:
+        work(job, sender)
+        sender.flush()
+    except SplitveilError as error:
+        messages.put((name, "error", (str(error),)))
+    except Exception as error:
+        messages.put((name, "error", (f"{type(error).__name__}: {error}",)))
+        messages.close()
+        messages.join_thread()
+        raise
+    messages.close()
+    messages.join_thread()
+
+
+def _follow_parent() -> None:
+    """A parent that was killed takes its children with it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
