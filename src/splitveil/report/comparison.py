@@ -152,6 +152,8 @@ def _delta(delta: DeltaRecord, colours: Mapping[str, int]) -> dict[str, Any]:
         "other": delta.other,
         "colour": colours[delta.other],
         "reference": delta.reference,
+        "decibels": fixed(abs(delta.mse_db.mean), 1) if delta.mse_db else "",
+        "direction": "more" if delta.mse_db and delta.mse_db.mean >= 0 else "less",
         "mse_db": _signed(delta.mse_db, "no overlap"),
         "accuracy_points": _signed(delta.accuracy_points, DASH),
         "accuracy_range": f"{percent(shared[0])} to {percent(shared[1])}" if shared else DASH,
