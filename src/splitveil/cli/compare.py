@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,9 @@ from splitveil.cli.common import echo_json, parse_grid, parse_options
 from splitveil.errors import CheckFailedError
 
 if TYPE_CHECKING:
+    from splitveil.experiments.compare.plan import Cell
     from splitveil.experiments.compare.record import ComparisonRecord, Interval
+    from splitveil.threats import ThreatModel
 
 
 def compare(
@@ -35,12 +38,9 @@ def compare(
     json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Trade accuracy against leakage for several defenses over a grid, and say which is better at equal accuracy."""
-    from splitveil.cli.board import make_board
     from splitveil.data.sources import guess_source
     from splitveil.experiments.api import default_recipe
-    from splitveil.experiments.compare.api import compare as run_comparison
     from splitveil.experiments.compare.api import plan_cells
-    from splitveil.report.comparison import build_comparison_report
     from splitveil.threats import ThreatModel
 
     granted = ThreatModel.preset(threat)
@@ -57,8 +57,27 @@ def compare(
         attack=parse_options(param or []),
         limit=limit,
     )
+    finish(cells, out, recipe=scale, json_=json_, threat=granted, workers=workers, device=device, strict=strict)
+
+
+def finish(
+    cells: Sequence[Cell],
+    out: Path,
+    *,
+    recipe: str,
+    json_: bool,
+    threat: ThreatModel | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    strict: bool = False,
+) -> None:
+    """Run the cells, write the page, and print what came out."""
+    from splitveil.cli.board import make_board
+    from splitveil.experiments.compare.api import compare as run_comparison
+    from splitveil.report.comparison import build_comparison_report
+
     with make_board(len(cells)) as board:
-        record = run_comparison(cells, out, board=board, recipe=scale, threat=granted, workers=workers, device=device)
+        record = run_comparison(cells, out, board=board, recipe=recipe, threat=threat, workers=workers, device=device)
     page = build_comparison_report(record, out, out / "report.html")
     if json_:
         echo_json({"report": str(page), **record.model_dump(mode="json")})

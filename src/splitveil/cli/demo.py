@@ -11,11 +11,17 @@ from splitveil.cli.common import echo_json, progress_bar, show_table
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the three runs and the report.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the runs and the report.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Of training and attack.")] = 0,
+    curves: Annotated[
+        bool, typer.Option("--curves", help="Compare at equal accuracy over a grid and two seeds: some minutes.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Train, attack and report three models on the digits: undefended, noise, and noise trained with CEM."""
+    if curves:
+        _curves(out, seed, json_)
+        return
     from splitveil.experiments.demo import run_demo
     from splitveil.report.build import build_report
     from splitveil.report.console import summary_rows
@@ -28,3 +34,13 @@ def demo(
     show_table(records)
     typer.echo("higher MSE and lower PSNR are safer: the attacker's pictures are further from the originals")
     typer.echo(f"report: {page.resolve()}")
+
+
+def _curves(out: Path, seed: int, json_: bool) -> None:
+    from splitveil.cli.compare import finish
+    from splitveil.errors import UsageError
+    from splitveil.experiments.demo import comparison_cells
+
+    if seed != 0:
+        raise UsageError("expected either --curves or --seed, got both: curves take two seeds of their own")
+    finish(comparison_cells(), out / "curves", recipe="tiny", json_=json_)

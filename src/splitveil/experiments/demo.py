@@ -7,6 +7,8 @@ from pathlib import Path
 
 from splitveil.experiments.api import make_spec
 from splitveil.experiments.attacking import attack_run
+from splitveil.experiments.compare.api import plan_cells
+from splitveil.experiments.compare.plan import Cell
 from splitveil.experiments.folder import check_folder
 from splitveil.experiments.recipes import load_recipe
 from splitveil.experiments.training import load_data_spec, train_run
@@ -14,13 +16,21 @@ from splitveil.records import RunRecord
 from splitveil.specs import PlugInSpec
 from splitveil.training.observer import Observer
 
-__all__ = ["DEFENSES", "run_demo"]
+__all__ = ["DEFENSES", "comparison_cells", "run_demo"]
 
 DEFENSES = (
     PlugInSpec(name="none"),
     PlugInSpec(name="gaussian", params={"noise_std": 0.1}),
     PlugInSpec(name="cem", params={"noise_std": 0.1, "weight": 0.5}),
 )
+
+
+CURVES = {"gaussian.noise_std": [0.1, 0.3, 0.6], "cem.noise_std": [0.1], "cem.weight": [0.2, 0.6, 2.0]}
+
+
+def comparison_cells() -> list[Cell]:
+    """Noise and CEM at three points each on the digits, with two seeds."""
+    return plan_cells(("none", "gaussian", "cem"), data="digits", grid=CURVES, seeds=2, recipe="tiny")
 
 
 def run_demo(out: Path, seed: int, observe: Callable[[str], Observer]) -> list[RunRecord]:
