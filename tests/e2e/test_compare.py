@@ -78,7 +78,14 @@ def test_weak_attackers_make_it_invalid_and_strict_says_so(finished: tuple[Path,
 
 def test_the_page_holds_the_curve_and_the_delta(finished: tuple[Path, dict[str, Any]]) -> None:
     page = (finished[0] / "report.html").read_text()
-    for part in ("The trade", "At equal accuracy", "All points", "Controls of the comparison", "noise_std=0.8", "At equal accuracy, the attacker on"):
+    for part in (
+        "The trade",
+        "At equal accuracy",
+        "All points",
+        "Controls of the comparison",
+        "noise_std=0.8",
+        "At equal accuracy, the attacker on",
+    ):
         assert part in page
     assert "https://" not in page
 
