@@ -135,7 +135,8 @@ def test_runs_that_fail_are_listed_one_by_one(tmp_path: Path) -> None:
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "runs").mkdir()
     said = subprocess.run(command(tmp_path), capture_output=True, text=True, check=False)
     assert said.returncode == 3
     assert "notes.txt" in said.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "runs"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,9 +23,11 @@ from splitveil.files import write_text
 from splitveil.specs import PlugInSpec, TrainingSpec, parse
 from splitveil.threats import ThreatModel
 
-__all__ = ["RUNS", "compare", "plan_cells"]
+__all__ = ["PLAN", "RUNS", "compare", "plan_cells"]
 
 RUNS = "runs"
+PLAN = "plan.json"
+"""Written before the first run: it marks the folder as a comparison's, and says which runs it asks for."""
 
 
 def plan_cells(
@@ -101,6 +104,8 @@ def compare(
     """
     out, threat = Path(out), threat or ThreatModel.preset("white_box")
     _check_folder(out)
+    plan = {"recipe": recipe, "threat": threat.to_json(), "runs": [cell.name for cell in cells]}
+    write_text(out / PLAN, json.dumps(plan, indent=2) + "\n")
     cpus = os.cpu_count() or 1
     count = workers or (1 if pick_device(device).type == "cuda" else cpus)
     outcomes = run_cells(
@@ -121,7 +126,7 @@ def compare(
 def _check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise OutputError(f"expected a folder for the comparison at '{out}', got a file: choose another --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / RUNS).is_dir():
+    if out.is_dir() and any(out.iterdir()) and not (out / PLAN).is_file():
         found = sorted(item.name for item in out.iterdir())[:3]
         raise OutputError(
             f"expected an empty or new folder, or an earlier comparison, at '{out}', got other files "
