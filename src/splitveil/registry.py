@@ -166,7 +166,11 @@ DEFENSES.add(
 ATTACKS = Registry("attack", "splitveil.attacks")
 ATTACKS.add("decoder", "splitveil.attacks.decoder:Decoder", "inverse network trained on auxiliary pictures")
 ATTACKS.add("mean_image", "splitveil.attacks.controls:MeanImage", "control: always the mean picture")
-ATTACKS.add("class_mean", "splitveil.attacks.controls:ClassMean", "control: the mean picture of the predicted class")
+ATTACKS.add(
+    "class_mean",
+    "splitveil.attacks.controls:ClassMean",
+    "control: the mean picture of the class whose mean release is nearest",
+)
 ATTACKS.add("ridge", "splitveil.attacks.controls:Ridge", "control: ridge regression from release to picture")
 
 METRICS = Registry("metric", "splitveil.metrics")
@@ -182,8 +186,8 @@ MODELS.add(
 MODELS.add("small", "splitveil.nets.small:small", "a small convolutional net for pictures such as the digits")
 
 RECIPES = Registry("recipe", "splitveil.recipes")
-RECIPES.add("tiny", "splitveil.experiments.recipes:tiny", "seconds: digits and tests")
-RECIPES.add("quick", "splitveil.experiments.recipes:quick", "minutes on two cores: narrow nets, small attackers")
+RECIPES.add("tiny", "splitveil.experiments.recipes:tiny", "a minute on two cores: the digits")
+RECIPES.add("quick", "splitveil.experiments.recipes:quick", "minutes a run on two cores: narrow nets, small attackers")
 RECIPES.add(
     "full", "splitveil.experiments.recipes:full", "the paper's settings: 240 epochs, full attackers; needs a GPU"
 )

@@ -46,7 +46,13 @@ def information_bound(mean: Tensor, noise_variance: Tensor, y: Tensor, mixture: 
 
 
 def thresholded_trace(
-    mean: Tensor, noise_variance: Tensor, y: Tensor, mixture: ClassMixture, *, class_size: float, threshold: float
+    mean: Tensor,
+    noise_variance: Tensor,
+    y: Tensor,
+    mixture: ClassMixture,
+    *,
+    class_size: Tensor | float,
+    threshold: float,
 ) -> Tensor:
     """The paper's surrogate, one scalar variance per cluster, as its experiments train it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -78,6 +79,13 @@ class ConditionalEntropy(Penalty):
         shape: Covariance = covariance if surrogate == "bound" else "isotropic"
         self.mixture = ClassMixture(classes, clusters, q, shape)
         self.register_buffer("class_size", torch.zeros(()))
+        self._ready = False  # as mixture.fitted, but to read it costs no synchronisation in a training step
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of any module; a mixture that was fitted need not be fitted again."""
+        loaded = super().load_state_dict(state_dict, strict, assign)
+        self._ready = bool(self.mixture.fitted)
+        return loaded
 
     @classmethod
     def from_spec(cls, spec: FeatureSpec, classes: int, rng: Rng, **params: Any) -> ConditionalEntropy:
@@ -98,6 +106,7 @@ class ConditionalEntropy(Penalty):
         z, y = torch.cat(means), torch.cat(labels)
         iterations = 15 if bool(self.mixture.fitted) else 50
         self.mixture.fit(z, y, features.rng, iterations=iterations)
+        self._ready = True
         self.class_size.fill_(features.samples / features.classes)
         noise = torch.cat(variances)
         return {
@@ -111,7 +120,7 @@ class ConditionalEntropy(Penalty):
     def forward(self, trace: Trace, context: PenaltyContext) -> Terms:
         """One term: nats per dimension for the bound, a weighted log ratio for the thresholded trace."""
         mean, variance = self._noise(trace.channel)
-        if not bool(self.mixture.fitted):
+        if not self._ready:
             raise SpecError("expected a fitted mixture: call the objective's start_epoch before the first step")
         if self.surrogate == "bound":
             value = information_bound(mean, variance, context.y, self.mixture).mean() / self.mixture.q
@@ -121,7 +130,7 @@ class ConditionalEntropy(Penalty):
                 variance,
                 context.y,
                 self.mixture,
-                class_size=float(self.class_size),
+                class_size=self.class_size,
                 threshold=self.threshold,
             )
         return {"conditional_entropy": value}
