@@ -72,7 +72,8 @@ def test_weak_attackers_make_it_invalid_and_strict_says_so(finished: tuple[Path,
     assert {check["outcome"] for check in said["checks"]} & {"fail"}
     again = subprocess.run(command(out, "--strict"), capture_output=True, text=True, check=False)
     assert again.returncode == 1
-    assert "a control failed" in again.stderr
+    assert "this comparison is invalid" in again.stderr
+    assert said["status"] == "invalid"
     assert "INVALID" in again.stdout
 
 
@@ -131,6 +132,27 @@ def test_runs_that_fail_are_listed_one_by_one(tmp_path: Path) -> None:
     assert said.returncode == 3, said.stderr
     assert "expected a run that finished, got 2 that failed" in said.stderr
     assert said.stderr.count("expected a finite loss") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["-p", "epochz=3"], "did you mean 'epochs'"),
+        (["-p", "batch_size=1"], "batch_size"),
+        (["--threat", "query_free"], "pairs"),
+        (["--model-param", "widht=1"], "did you mean 'width'"),
+        (["--grid", "nosie_std=1"], "did you mean 'noise_std'"),
+        (["--seeds", "0"], "at least 1 seed"),
+    ],
+)
+def test_faults_are_found_before_anything_runs(tmp_path: Path, words: list[str], part: str) -> None:
+    from typer.testing import CliRunner
+
+    from splitveil.cli import app
+
+    said = CliRunner().invoke(app, ["compare", "none", "gaussian", "--out", str(tmp_path / "out"), *words])
+    assert part in str(said.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:

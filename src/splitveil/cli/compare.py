@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from splitveil.experiments.compare.record import ComparisonRecord, Interval
     from splitveil.threats import ThreatModel
 
+_MOSTLY = 0.95
+
 
 def compare(
     defenses: Annotated[list[str], typer.Argument(help="See  splitveil list defenses; none is the control.")],
@@ -44,6 +46,7 @@ def compare(
     from splitveil.threats import ThreatModel
 
     granted = ThreatModel.preset(threat)
+    trusted = model if model is not None and ":" in model else None
     scale = recipe or default_recipe(guess_source(data)[0])
     cells = plan_cells(
         defenses,
@@ -51,13 +54,24 @@ def compare(
         grid=parse_grid(grid or []),
         seeds=seeds,
         recipe=scale,
+        threat=granted,
         model=model,
         model_kwargs=parse_options(model_param or []),
         training=parse_options(set_ or []),
         attack=parse_options(param or []),
         limit=limit,
     )
-    finish(cells, out, recipe=scale, json_=json_, threat=granted, workers=workers, device=device, strict=strict)
+    finish(
+        cells,
+        out,
+        recipe=scale,
+        json_=json_,
+        threat=granted,
+        workers=workers,
+        device=device,
+        strict=strict,
+        trusted=trusted,
+    )
 
 
 def finish(
@@ -69,6 +83,7 @@ def finish(
     threat: ThreatModel | None = None,
     workers: int | None = None,
     device: str | None = None,
+    trusted: str | None = None,
     strict: bool = False,
 ) -> None:
     """Run the cells, write the page, and print what came out."""
@@ -77,7 +92,9 @@ def finish(
     from splitveil.report.comparison import build_comparison_report
 
     with make_board(len(cells)) as board:
-        record = run_comparison(cells, out, board=board, recipe=recipe, threat=threat, workers=workers, device=device)
+        record = run_comparison(
+            cells, out, board=board, recipe=recipe, threat=threat, workers=workers, device=device, trusted=trusted
+        )
     page = build_comparison_report(record, out, out / "report.html")
     if json_:
         echo_json({"report": str(page), **record.model_dump(mode="json")})
@@ -86,8 +103,8 @@ def finish(
         typer.echo(f"report: {page}")
     if strict and record.failed:
         raise CheckFailedError(f"{len(record.failed)} of {len(cells)} runs failed")
-    if strict and not record.valid:
-        raise CheckFailedError("a control failed: this comparison proves nothing")
+    if strict and record.status != "valid":
+        raise CheckFailedError(f"this comparison is {record.status}: it proves nothing")
 
 
 def _show(record: ComparisonRecord) -> None:
@@ -106,8 +123,13 @@ def _show(record: ComparisonRecord) -> None:
             f"{100 * point.converged_share:.0f} %",
             "yes" if point.selected else "no",
         )
+    if record.status != "valid":
+        typer.echo(f"{record.status.upper()}: nothing here is evidence, see the controls below")
     Console(width=120).print(table)
     for delta in record.deltas:
+        if record.status == "invalid":
+            typer.echo(f"{delta.other} over {delta.reference}: INVALID")
+            continue
         if delta.mse_db is None:
             typer.echo(f"{delta.other} over {delta.reference}: no overlap; move the grids towards each other")
             continue
@@ -117,10 +139,14 @@ def _show(record: ComparisonRecord) -> None:
             f" ({100 * low:.1f} to {100 * high:.1f} %)"
             + (f", {_range(delta.accuracy_points, 'accuracy points')} at equal MSE" if delta.accuracy_points else "")
         )
+        if delta.overlapping_share < _MOSTLY:
+            typer.echo(
+                f"  in {100 * delta.overlapping_share:.0f} % of the resamples alone: an uncertain range"
+            )
+    if record.converged_share is not None:
+        typer.echo(f"{100 * record.converged_share:.0f} % of the attackers had converged")
     for check in record.checks:
         typer.echo(f"{check.outcome}: {check.title}; {check.detail}")
-    if not record.valid:
-        typer.echo("INVALID: a control failed, so nothing here is evidence")
     for name, error in record.failed.items():
         typer.echo(f"failed: {name}: {error}")
 

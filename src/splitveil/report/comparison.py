@@ -17,7 +17,7 @@ from splitveil.report.page import context
 from splitveil.report.plots import Curve, Point, scatter_plot
 from splitveil.report.runs import UNDEFENDED, load_runs
 from splitveil.report.tables import Cell
-from splitveil.report.wording import DASH, fixed, joined, percent
+from splitveil.report.wording import DASH, INVALID, fixed, joined, percent
 
 __all__ = ["build_comparison_report", "matched_points"]
 
@@ -78,14 +78,15 @@ def _section(record: ComparisonRecord, shown: Sequence[PointRecord], colours: Ma
     return {
         "seeds": len(record.seeds),
         "level": f"{fixed(100 * max(levels), 0)} %",
-        "valid": record.valid,
+        "status": record.status,
+        "converged": DASH if record.converged_share is None else f"{fixed(100 * record.converged_share, 0)} %",
         "svg": _plot(record, colours),
         "said": "; ".join(
             f"{point.label}: accuracy {percent(point.accuracy.mean)} %, MSE {fixed(point.mse.mean, 4)}"
             for point in record.points
         ),
         "legend": [(name, colours[name]) for name in _names(record)],
-        "deltas": [_delta(delta, colours) for delta in record.deltas],
+        "deltas": [_delta(delta, colours, record.status) for delta in record.deltas],
         "points": [_point(point, colours) for point in record.points],
         "checks": [
             {"word": _OUTCOMES[check.outcome], "outcome": check.outcome, "title": check.title, "detail": check.detail}
@@ -146,7 +147,8 @@ def _point(point: PointRecord, colours: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def _delta(delta: DeltaRecord, colours: Mapping[str, int]) -> dict[str, Any]:
+def _delta(delta: DeltaRecord, colours: Mapping[str, int], status: str) -> dict[str, Any]:
+    invalid = Cell(INVALID, "", "invalid") if status == "invalid" else None
     shared = delta.accuracy_range
     return {
         "other": delta.other,
@@ -154,9 +156,10 @@ def _delta(delta: DeltaRecord, colours: Mapping[str, int]) -> dict[str, Any]:
         "reference": delta.reference,
         "decibels": fixed(abs(delta.mse_db.mean), 1) if delta.mse_db else "",
         "direction": "more" if delta.mse_db and delta.mse_db.mean >= 0 else "less",
-        "mse_db": _signed(delta.mse_db, "no overlap"),
-        "accuracy_points": _signed(delta.accuracy_points, DASH),
+        "mse_db": invalid or _signed(delta.mse_db, "no overlap"),
+        "accuracy_points": invalid or _signed(delta.accuracy_points, DASH),
         "accuracy_range": f"{percent(shared[0])} to {percent(shared[1])}" if shared else DASH,
+        "overlapping": f"{fixed(100 * delta.overlapping_share, 0)} %",
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -216,13 +216,10 @@ class Trainer:
 
     def _close_epoch(self, stage: Stage, objective: Objective) -> None:
         means = self.totals.means()
-        if not all(math.isfinite(value) for value in means.values()):
-            raise TrainingError(
-                f"expected a finite loss, got {means['loss']} in epoch {self.place.epoch + 1} of stage '{stage.name}': "
-                "lower training.lr or the weight of the penalty"
-            )
+        self._check_finite(stage, "loss", means["loss"], means)
         state = self._state(stage, self.steps - 1)
         validation = self._validate(stage, objective)
+        self._check_finite(stage, "validation loss", validation["val_objective"], validation)
         self.place.last_validation = validation["val_accuracy"]
         self._select(stage, validation)
         event = {
@@ -239,6 +236,13 @@ class Trainer:
         }
         self.observer.event(event)
         self._warn_of_collapse(stage, validation)
+
+    def _check_finite(self, stage: Stage, what: str, value: float, values: Mapping[str, float]) -> None:
+        if not all(math.isfinite(item) for item in values.values()):
+            raise TrainingError(
+                f"expected a finite {what}, got {value} in epoch {self.place.epoch + 1} of stage '{stage.name}': "
+                "lower training.lr or the weight of the penalty"
+            )
 
     def _validate(self, stage: Stage, objective: Objective) -> dict[str, float]:
         """The objective on validation data, with the weights that penalties have at the end of the stage."""

@@ -16,7 +16,7 @@ from splitveil.errors import InputError
 from splitveil.experiments.attacking import attack_key
 from splitveil.experiments.compare.plan import Cell
 from splitveil.experiments.compare.record import ComparisonRecord, DeltaRecord, Interval, PointRecord
-from splitveil.experiments.compare.validity import UNDEFENDED, check_points
+from splitveil.experiments.compare.validity import UNDEFENDED, check_points, status_of
 from splitveil.metrics.tradeoff import Points, paired_delta, pareto
 from splitveil.records import PREDICTIONS, AttackResult, RunRecord
 from splitveil.specs import PlugInSpec
@@ -71,13 +71,15 @@ def analyse(
     chosen = _select(seen)
     points = [_point(defense, runs, selected) for (defense, runs), selected in zip(seen, chosen, strict=True)]
     attacks = [run.attack for _, runs in seen for run in runs]
+    checks = check_points(points)
     return ComparisonRecord(
         recipe=recipe,
         data=cells[0].spec.data.model_dump(mode="json"),
         seeds=tuple(sorted({cell.spec.seed for cell in cells})),
         points=tuple(points),
         deltas=tuple(_deltas(seen, chosen)),
-        checks=check_points(points),
+        checks=checks,
+        status=status_of(checks),
         failed=dict(failed),
         converged_share=_converged(attacks),
     )

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from splitveil.data.sources import guess_source
-from splitveil.errors import OutputError, SpecError
+from splitveil.errors import OutputError, SpecError, ThreatModelError
 from splitveil.experiments.api import default_recipe, make_spec
+from splitveil.experiments.building import build_run, complete_kwargs
 from splitveil.experiments.compare.analysis import analyse
 from splitveil.experiments.compare.plan import Cell, Grid, cell_of, expand
 from splitveil.experiments.compare.record import FILE, ComparisonRecord
@@ -18,8 +19,9 @@ from splitveil.experiments.compare.run import run_cells
 from splitveil.experiments.compare.workers import Board
 from splitveil.experiments.environment import pick_device
 from splitveil.experiments.recipes import load_recipe
-from splitveil.experiments.training import load_data_spec
+from splitveil.experiments.training import LoadedData, load_data_spec
 from splitveil.files import write_text
+from splitveil.registry import ATTACKS, build
 from splitveil.specs import PlugInSpec, TrainingSpec, parse
 from splitveil.threats import ThreatModel
 
@@ -42,6 +44,7 @@ def plan_cells(
     training: Mapping[str, Any] | None = None,
     attack: Mapping[str, Any] | None = None,
     limit: int | None = None,
+    threat: ThreatModel | None = None,
 ) -> list[Cell]:
     """The cells of a comparison, all points of the first seed first; the pictures are read once, to seal them.
 
@@ -56,9 +59,11 @@ def plan_cells(
         training: changes to the recipe's training.
         attack: changes to the recipe's attack.
         limit: the most pictures to use.
+        threat: of the attacks; white box by default.
 
     Raises:
-        SpecError: a value out of range.
+        SpecError: a value out of range; it is found before anything runs.
+        ThreatModelError: the attack needs more than the threat model grants.
     """
     if seeds < 1:
         raise SpecError(f"expected at least 1 seed, got {seeds}")
@@ -72,9 +77,13 @@ def plan_cells(
         for seed in range(seeds)
         for defense in chosen
     ]
-    sealed = specs[0].data.model_copy(update={"digest": load_data_spec(specs[0].data).splits.digest})
+    pictures = load_data_spec(specs[0].data)
+    sealed = specs[0].data.model_copy(update={"digest": pictures.splits.digest})
     attacker = PlugInSpec(name=plan.attack.name, params={**plan.attack.params, **(attack or {})})
-    return [cell_of(spec.model_copy(update={"data": sealed}), attacker) for spec in specs]
+    _check_attack(attacker, threat or ThreatModel.preset("white_box"))
+    cells = [cell_of(spec.model_copy(update={"data": sealed}), attacker) for spec in specs]
+    _check_models(cells[: len(chosen)], pictures)
+    return cells
 
 
 def compare(
@@ -86,6 +95,7 @@ def compare(
     threat: ThreatModel | None = None,
     workers: int | None = None,
     device: str | None = None,
+    trusted: str | None = None,
 ) -> ComparisonRecord:
     """Run what is not there yet, analyse all of it, and write ``comparison.json``.
 
@@ -97,6 +107,7 @@ def compare(
         threat: of the attacks; white box by default.
         workers: processes at a time; one per core on the CPU by default, one on a GPU.
         device: of all runs.
+        trusted: a model factory outside splitveil that the user named.
 
     Raises:
         OutputError: `out` holds something else.
@@ -106,7 +117,7 @@ def compare(
     _check_folder(out)
     plan = {"recipe": recipe, "threat": threat.to_json(), "runs": [cell.name for cell in cells]}
     write_text(out / PLAN, json.dumps(plan, indent=2) + "\n")
-    cpus = os.cpu_count() or 1
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = workers or (1 if pick_device(device).type == "cuda" else cpus)
     outcomes = run_cells(
         cells,
@@ -116,6 +127,7 @@ def compare(
         threads=max(1, cpus // count),
         board=board,
         device=device,
+        trusted=trusted,
     )
     failed = {outcome.name: outcome.error for outcome in outcomes if outcome.error is not None}
     record = analyse(cells, out / RUNS, threat=threat, recipe=recipe, failed=failed)
@@ -132,3 +144,21 @@ def _check_folder(out: Path) -> None:
             f"expected an empty or new folder, or an earlier comparison, at '{out}', got other files "
             f"({', '.join(found)}): choose another --out"
         )
+
+
+def _check_attack(attack: PlugInSpec, threat: ThreatModel) -> None:
+    configured = build(ATTACKS.load(attack.name), attack.params, f"attack '{attack.name}'")
+    missing = threat.missing(configured.needs)
+    if missing:
+        raise ThreatModelError(
+            f"expected a threat model that grants {', '.join(missing)} to attack '{attack.name}', got one that grants "
+            f"{', '.join(sorted(threat.grants)) or 'nothing'}: choose another --threat"
+        )
+
+
+def _check_models(cells: Sequence[Cell], pictures: LoadedData) -> None:
+    """Build the model of each point once, so that a fault costs no training."""
+    for cell in cells:
+        kwargs = complete_kwargs(cell.spec.model, pictures.source, pictures.splits, cell.spec.model.factory)
+        spec = cell.spec.model_copy(update={"model": kwargs})
+        build_run(spec, pictures.source.classes, cell.spec.model.factory)

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from splitveil.errors import MissingDataError
 from splitveil.metrics.tradeoff import DeltaSummary
-from splitveil.records import RunRecord
 from splitveil.specs import Frozen, PlugInSpec, parse, read_json
 
 __all__ = ["FILE", "ComparisonRecord", "DeltaRecord", "Interval", "PointRecord", "ValidityCheck"]
@@ -107,7 +106,11 @@ class ValidityCheck(Frozen):
 
 
 class ComparisonRecord(Frozen):
-    """A comparison: its points, its deltas, its controls, and what failed."""
+    """A comparison: its points, its deltas, its controls, and what failed.
+
+    `status` is ``invalid`` where a control failed, and ``unproven`` where the attacker was never seen to work, because
+    no undefended model stands beside the others.
+    """
 
     format: Literal[1] = 1
     recipe: str
@@ -117,13 +120,9 @@ class ComparisonRecord(Frozen):
     points: tuple[PointRecord, ...]
     deltas: tuple[DeltaRecord, ...]
     checks: tuple[ValidityCheck, ...]
+    status: Literal["valid", "unproven", "invalid"]
     failed: dict[str, str]
     converged_share: float | None
-
-    @property
-    def valid(self) -> bool:
-        """Whether no control failed."""
-        return all(check.outcome != "fail" for check in self.checks)
 
     @classmethod
     def open(cls, folder: Path) -> ComparisonRecord:
@@ -137,7 +136,3 @@ class ComparisonRecord(Frozen):
         if not file.is_file():
             raise MissingDataError(f"expected a comparison in '{folder}', got no {FILE}: run splitveil compare")
         return parse(cls, read_json(file), str(file))
-
-    def runs_of(self, point: PointRecord, folder: Path) -> list[RunRecord]:
-        """The runs of a point, in the order of their seeds."""
-        return [RunRecord(Path(folder) / point.runs[seed]) for seed in sorted(point.runs)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from splitveil.experiments.compare.record import PointRecord, ValidityCheck
 
-__all__ = ["UNDEFENDED", "check_points"]
+__all__ = ["UNDEFENDED", "check_points", "status_of"]
 
 UNDEFENDED = "none"
 _NOISE = "noise_std"
@@ -15,6 +16,13 @@ _NOISE = "noise_std"
 def check_points(points: Sequence[PointRecord]) -> tuple[ValidityCheck, ...]:
     """The attack works where it must, the undefended model is the most broken, leakage does not grow with noise."""
     return (_attack_works(points), _undefended_is_most_broken(points), _noise_does_not_help(points))
+
+
+def status_of(checks: Sequence[ValidityCheck]) -> Literal["valid", "unproven", "invalid"]:
+    """What the checks amount to; where the first of them, that the attack works, was not made, nothing is proven."""
+    if any(check.outcome == "fail" for check in checks):
+        return "invalid"
+    return "valid" if checks and checks[0].outcome == "pass" else "unproven"
 
 
 def _attack_works(points: Sequence[PointRecord]) -> ValidityCheck:
