@@ -48,7 +48,7 @@ def gaussian(noise_std: float = 0.1, low: float = 0.0, high: float = 1.0) -> Def
 
 
 def conditional_entropy(
-    weight: float = 2.0,
+    weight: float = 0.5,
     *,
     noise_std: float | None = None,
     surrogate: Surrogate = "bound",
@@ -89,7 +89,7 @@ def conditional_entropy(
 
 def cem(
     noise_std: float = 0.1,
-    weight: float = 2.0,
+    weight: float = 0.5,
     *,
     surrogate: Surrogate = "bound",
     covariance: Covariance = "diagonal",

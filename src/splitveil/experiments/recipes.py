@@ -61,7 +61,7 @@ def quick() -> Recipe:
     return Recipe(
         model="vgg11",
         model_kwargs={"width": 0.25},
-        training=TrainingSpec(epochs=20, batch_size=128, augment=AugmentSpec(crop=4, flip=True)),
+        training=TrainingSpec(epochs=24, batch_size=128, lr=0.02, augment=AugmentSpec(crop=4, flip=True)),
         attack=PlugInSpec(
             name="decoder",
             params={"channels": 32, "blocks": 2, "epochs": 20, "batch_size": 64, "lr": 2e-3},
