@@ -10,7 +10,7 @@ from pathlib import Path
 
 from splitveil.errors import OutputError
 
-__all__ = ["write_bytes", "write_text", "write_with"]
+__all__ = ["others", "write_bytes", "write_text", "write_with"]
 
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
@@ -57,6 +57,11 @@ def _reason(error: BaseException) -> str:
     if "os error 28" in str(error).lower():
         return "the disk is full"
     return str(error.strerror) if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def others(folder: Path, first: str) -> list[str]:
+    """Names in a folder, but for what a kill within the first write, of this file, has left; sorted."""
+    return sorted(item.name for item in folder.iterdir() if not item.name.startswith(f".{first}."))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -140,9 +140,7 @@ def _show(record: ComparisonRecord) -> None:
             + (f", {_range(delta.accuracy_points, 'accuracy points')} at equal MSE" if delta.accuracy_points else "")
         )
         if delta.overlapping_share < _MOSTLY:
-            typer.echo(
-                f"  in {100 * delta.overlapping_share:.0f} % of the resamples alone: an uncertain range"
-            )
+            typer.echo(f"  in {100 * delta.overlapping_share:.0f} % of the resamples alone: an uncertain range")
     if record.converged_share is not None:
         typer.echo(f"{100 * record.converged_share:.0f} % of the attackers had converged")
     for check in record.checks:

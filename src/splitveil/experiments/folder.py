@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from splitveil.errors import OutputError
+from splitveil.files import others
 from splitveil.records import RunRecord
 from splitveil.specs import RunSpec
 from splitveil.training.observer import Observer
@@ -18,11 +19,10 @@ def check_folder(out: Path) -> None:
     """Raise `OutputError` unless `out` is free, or holds a run."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"expected a folder for the run at '{out}', got a file: choose another --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / "spec.json").is_file():
-        found = sorted(item.name for item in out.iterdir())[:3]
+    if out.is_dir() and not (out / "spec.json").is_file() and (found := others(out, "spec.json")):
         raise OutputError(
             f"expected an empty or new folder, or an earlier run, at '{out}', got other files "
-            f"({', '.join(found)}, …): choose another --out"
+            f"({', '.join(found[:3])}, …): choose another --out"
         )
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from splitveil.errors import InputError
+from splitveil.errors import InputError, OutputError
+from splitveil.experiments.folder import check_folder
 from splitveil.records import RunRecord
 
 
@@ -23,3 +24,11 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
 
 def test_no_log_has_no_events(tmp_path: Path) -> None:
     assert list(RunRecord(tmp_path).events()) == []
+
+
+def test_what_a_kill_within_the_first_write_leaves_does_not_block_the_folder(tmp_path: Path) -> None:
+    (tmp_path / ".spec.json.x1y2").write_text("{")
+    check_folder(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="notes.txt"):
+        check_folder(tmp_path)

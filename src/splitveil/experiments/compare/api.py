@@ -20,7 +20,7 @@ from splitveil.experiments.compare.workers import Board
 from splitveil.experiments.environment import pick_device
 from splitveil.experiments.recipes import load_recipe
 from splitveil.experiments.training import LoadedData, load_data_spec
-from splitveil.files import write_text
+from splitveil.files import others, write_text
 from splitveil.registry import ATTACKS, build
 from splitveil.specs import PlugInSpec, TrainingSpec, parse
 from splitveil.threats import ThreatModel
@@ -138,11 +138,10 @@ def compare(
 def _check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise OutputError(f"expected a folder for the comparison at '{out}', got a file: choose another --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / PLAN).is_file():
-        found = sorted(item.name for item in out.iterdir())[:3]
+    if out.is_dir() and not (out / PLAN).is_file() and (found := others(out, PLAN)):
         raise OutputError(
             f"expected an empty or new folder, or an earlier comparison, at '{out}', got other files "
-            f"({', '.join(found)}): choose another --out"
+            f"({', '.join(found[:3])}): choose another --out"
         )
 
 
