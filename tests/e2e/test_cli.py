@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,6 +124,24 @@ def test_train_prints_its_result_and_writes_its_files(run: Run, tmp_path: Path) 
         "weights.safetensors",
     ]
     assert "\x1b" not in said.err
+
+
+def test_ctrl_c_ends_with_its_code_and_a_checkpoint(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["train", "--defense", "none", "--out", str(out), "--limit", "300", "--set", "epochs=300"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "splitveil.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (out / "state" / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    said, error = process.communicate()
+    assert process.returncode == 130
+    assert said == ""
+    assert error.strip() == "interrupted: the same command goes on where it stopped"
+    assert (out / "state" / "checkpoint.safetensors").exists()
+    assert not (out / "evaluation.json").exists()
 
 
 def test_a_spec_file_trains_the_same_run(run: Run, trained: Path, tmp_path: Path) -> None:

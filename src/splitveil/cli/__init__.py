@@ -39,6 +39,9 @@ def _root(
         raise typer.Exit
 
 
+_INTERRUPTED = 130
+
+
 def main() -> None:
     """Run the command line: errors of the user's go to stderr in one line, with their exit code."""
     try:
@@ -46,6 +49,8 @@ def main() -> None:
     except SplitveilError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # typer turns Ctrl-C within a command into an exit of its own
+        if isinstance(stop, SystemExit) and stop.code != _INTERRUPTED:
+            raise
         typer.echo("interrupted: the same command goes on where it stopped", err=True)
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
