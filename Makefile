@@ -19,8 +19,9 @@ test-all: $(STAMP)
 	$(BIN)/python -m pytest -q -m "not gpu"
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.demo
+	$(BIN)/python -m benchmarks.cem
 
 check: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks

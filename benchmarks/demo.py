@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness import publish
-
+from benchmarks.harness import publish
 from splitveil.experiments.demo import run_demo
 from splitveil.report.console import summary_rows
 from splitveil.training.observer import Observer

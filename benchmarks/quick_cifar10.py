@@ -1,6 +1,6 @@
 """CEM over noise on CIFAR-10 at equal accuracy: the quick recipe, three noise levels each, three seeds.
 
-``python benchmarks/quick_cifar10.py --data FOLDER --out runs/quick_cifar10``; stopped, it goes on where it was.
+``python -m benchmarks.quick_cifar10 --data FOLDER --out runs/quick_cifar10``; stopped, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from harness import publish
-
+from benchmarks.harness import publish
 from splitveil.cli.board import make_board
 from splitveil.experiments.compare.api import compare, plan_cells
 from splitveil.report.comparison import build_comparison_report

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from harness import publish
+from benchmarks.harness import publish
 
 COMMANDS = {
     "python": [sys.executable, "-c", "pass"],

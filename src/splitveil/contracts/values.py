@@ -132,10 +132,12 @@ class GaussianChannel:
     Args:
         mean: ``(n, *s)``, with gradient to z.
         std: broadcastable to `mean`, feature units, positive.
+        box: the interval that every value of `mean` is clipped to, where the mechanism clips.
     """
 
     mean: Tensor
     std: Tensor
+    box: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

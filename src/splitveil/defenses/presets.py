@@ -9,7 +9,7 @@ from splitveil.contracts import positive
 from splitveil.defenses.base import Defense, MechanismPart, PenaltyPart
 from splitveil.defenses.penalties.conditional_entropy import Surrogate
 from splitveil.errors import UnknownNameError
-from splitveil.mixtures.class_mixture import Covariance
+from splitveil.mixtures import Covariance
 from splitveil.schedules import Constant, LearningRateCoupled, Schedule, WarmUp
 
 __all__ = ["cem", "conditional_entropy", "gaussian", "none"]

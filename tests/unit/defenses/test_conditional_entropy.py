@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import bound_reference as reference
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import bound_reference as reference
 from splitveil.contracts import FeatureBatch, FeatureSpec, GaussianChannel, PenaltyContext, Trace, TrainState
 from splitveil.defenses.penalties.conditional_entropy import ConditionalEntropy
 from splitveil.errors import SpecError, UnknownNameError
@@ -185,8 +185,11 @@ def test_facts_of_an_epoch(std: Tensor) -> None:
     facts = penalty.on_epoch(Stream(z, y, std))
     g = reference.statistics_of(penalty.mixture)
     expected = reference.bound(flat(z), variance_of(std, 400), y.numpy(), g).mean()
-    assert facts["information_bound_nats"] == pytest.approx(expected, rel=1e-4)
-    assert facts["feature_std"] == pytest.approx(flat(z).std(0, ddof=1).mean(), rel=1e-4)
+    assert facts["theorem2_nats"] == pytest.approx(expected, rel=1e-4)
+    variance = flat(z).var(0, ddof=1).mean()
+    assert facts["feature_std"] == pytest.approx(variance**0.5, rel=1e-4)
+    assert facts["noise_std"] == pytest.approx(variance_of(std, 1).mean() ** 0.5, rel=1e-4)
+    assert facts["snr_db"] == pytest.approx(10 * np.log10(variance / variance_of(std, 1).mean()), abs=1e-3)
     component = penalty.mixture.component(z.flatten(1), y).numpy()
     deviation = flat(z) - g.centroids.reshape(-1, Q)[component]
     assert facts["within_cluster_std"] == pytest.approx(float((deviation**2).mean() ** 0.5), rel=1e-4)
@@ -200,14 +203,14 @@ def test_facts_count_empty_clusters() -> None:
     facts = ConditionalEntropy(CLASSES, Q, clusters=3).on_epoch(Stream(z, y, torch.tensor(NOISE_STD)))
     assert facts["empty_clusters"] == 2 * CLASSES
     assert facts["within_cluster_std"] == pytest.approx(0.0, abs=1e-6)
-    assert facts["information_bound_nats"] == pytest.approx(np.log(CLASSES), abs=1e-4)
+    assert facts["theorem2_nats"] == pytest.approx(np.log(CLASSES), abs=1e-4)
 
 
 def test_theorem_two_holds_for_the_fitted_features() -> None:
     penalty = ConditionalEntropy(CLASSES, Q, clusters=3)
     facts = penalty.on_epoch(Stream(*features(1, 400), torch.tensor(NOISE_STD)))
     expected = reference.theorem_two(NOISE_STD**2, reference.statistics_of(penalty.mixture))
-    assert facts["information_bound_nats"] == pytest.approx(expected, rel=1e-5)
+    assert facts["theorem2_nats"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_fit_reads_no_more_than_it_needs() -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import warnings
+from collections.abc import Iterator
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
+from splitveil.bounds import information_bound
 from splitveil.errors import InputError, SpecError
-from splitveil.mixtures import ClassMixture
+from splitveil.mixtures import ClassMixture, Covariance
+from splitveil.mixtures.covariance import low_rank_root
 from splitveil.rng import Rng
 
 each_covariance = pytest.mark.parametrize("covariance", ["isotropic", "diagonal"])
-Covariance = Literal["isotropic", "diagonal"]
+each_kind = pytest.mark.parametrize("covariance", get_args(Covariance))
 
 
 def features(seed: int, n: int, classes: int, q: int) -> tuple[Tensor, Tensor]:
@@ -32,7 +37,7 @@ def features(seed: int, n: int, classes: int, q: int) -> tuple[Tensor, Tensor]:
 def fitted(
     z: Tensor, y: Tensor, classes: int, clusters: int, covariance: Covariance, iterations: int = 50
 ) -> ClassMixture:
-    mixture = ClassMixture(classes, clusters, z.shape[1], covariance)
+    mixture = ClassMixture(classes, clusters, z.shape[1], covariance, rank=min(2, z.shape[1]))
     mixture.fit(z, y, Rng(0), iterations=iterations)
     return mixture
 
@@ -95,12 +100,27 @@ def test_weights_sum_to_one_over_all_components() -> None:
     np.testing.assert_allclose(mixture.weights.sum(1).numpy(), shares, atol=1e-6)
 
 
-@pytest.mark.parametrize(("covariance", "width"), [("isotropic", 1), ("diagonal", 3)])
-def test_shapes(covariance: Covariance, width: int) -> None:
-    mixture = ClassMixture(4, 2, 3, covariance)
+@pytest.mark.parametrize(
+    ("covariance", "width", "more"),
+    [
+        ("isotropic", 1, {}),
+        ("diagonal", 3, {}),
+        ("low_rank", 3, {"factors": (8, 3, 2)}),
+        ("full", 3, {"covariances": (8, 3, 3)}),
+    ],
+)
+def test_shapes(covariance: Covariance, width: int, more: dict[str, tuple[int, ...]]) -> None:
+    mixture = ClassMixture(4, 2, 3, covariance, rank=2)
     assert not bool(mixture.fitted)
     shapes = {name: tuple(value.shape) for name, value in mixture.state_dict().items()}
-    expected = {"centroids": (4, 2, 3), "variances": (4, 2, width), "weights": (4, 2), "fitted": ()}
+    expected = {
+        "centroids": (4, 2, 3),
+        "variances": (4, 2, width),
+        "weights": (4, 2),
+        "noise": (3,),
+        "fitted": (),
+        **more,
+    }
     assert shapes == expected
     z, y = features(0, 40, 4, 3)
     mixture.fit(z, y, Rng(0))
@@ -164,14 +184,20 @@ def test_the_key_alone_decides() -> None:
     assert not torch.equal(other.centroids, first.centroids)
 
 
-@each_covariance
+@each_kind
 def test_saved_and_loaded(covariance: Covariance) -> None:
+    """What follows from the saved buffers follows again, to the bit."""
     z, y = (value for value in features(4, 120, 3, 4))
     mixture = fitted(z.float(), y, 3, 2, covariance)
-    loaded = ClassMixture(3, 2, 4, covariance)
+    mixture.condition(torch.tensor(0.04))
+    loaded = ClassMixture(3, 2, 4, covariance, rank=2)
     loaded.load_state_dict(mixture.state_dict())
     assert bool(loaded.fitted)
-    assert torch.equal(loaded.component(z.float(), y), mixture.component(z.float(), y))
+    component = loaded.component(z.float(), y)
+    assert torch.equal(component, mixture.component(z.float(), y))
+    assert torch.equal(loaded.offset, mixture.offset)
+    energies = [item.energy(z.float(), torch.tensor(0.04), component) for item in (loaded, mixture)]
+    assert torch.equal(energies[0], energies[1])
 
 
 def test_component_counts_on_from_class_to_class() -> None:
@@ -181,6 +207,7 @@ def test_component_counts_on_from_class_to_class() -> None:
             "centroids": torch.tensor([[[0.0], [1.0]], [[0.0], [1.0]], [[1.0], [0.0]]]),
             "variances": torch.ones(3, 2, 1),
             "weights": torch.full((3, 2), 1 / 6),
+            "noise": torch.ones(1),
             "fitted": torch.tensor(True),
         }
     )
@@ -203,3 +230,159 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 def test_sizes_below_one_are_refused(sizes: tuple[int, int, int]) -> None:
     with pytest.raises(SpecError, match=">= 1"):
         ClassMixture(*sizes)
+
+
+# ------------------------------------------------------------------------------------------------ covariances
+
+
+def members_of(mixture: ClassMixture, z: Tensor, y: Tensor) -> Iterator[tuple[int, np.ndarray]]:
+    """Components with their samples around the centroid."""
+    component = mixture.component(z, y).numpy()
+    for index in range(mixture.components):
+        members = z.numpy()[component == index]
+        if len(members):
+            yield index, members - mixture.centroids.view(-1, mixture.q)[index].numpy()
+
+
+def test_full_covariances_are_second_moments_around_the_centroids() -> None:
+    z, y = features(6, 300, 3, 5)
+    mixture = fitted(z, y, 3, 2, "full")
+    for index, away in members_of(mixture, z, y):
+        np.testing.assert_allclose(mixture.covariances[index].numpy(), away.T @ away / len(away), atol=1e-12)
+
+
+def test_factors_reach_the_leading_principal_parts() -> None:
+    """Against the eigenvectors of NumPy, on covariances with a gap after the second value."""
+    rng = np.random.default_rng(0)
+    spread = np.diag([3.0, 2.0, 0.3, 0.2, 0.1, 0.1])
+    turned = [np.linalg.qr(rng.normal(size=(6, 6)))[0] @ spread for _ in range(3)]
+    y = np.arange(600) % 3
+    z = np.stack([turned[label] @ rng.normal(size=6) for label in y]) + 40.0 * y[:, None]
+    mixture = fitted(torch.from_numpy(z), torch.from_numpy(y), 3, 1, "low_rank")
+    for index, away in members_of(mixture, torch.from_numpy(z), torch.from_numpy(y)):
+        values, vectors = np.linalg.eigh(away.T @ away / len(away))
+        expected = (vectors[:, -2:] * values[-2:]) @ vectors[:, -2:].T
+        factors = mixture.factors[index].numpy()
+        np.testing.assert_allclose(factors @ factors.T, expected, atol=2e-3 * values[-1])
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 10_000), st.integers(2, 7), st.integers(1, 5), st.integers(4, 40))
+def test_factors_never_exceed_the_covariance(seed: int, q: int, rank: int, n: int) -> None:
+    """Also where a cluster holds fewer samples than directions: what is left on the diagonal is not negative."""
+    z = torch.from_numpy(np.random.default_rng(seed).normal(size=(n, q)))
+    mixture = ClassMixture(1, 3, q, "low_rank", rank=min(rank, q))
+    mixture.fit(z, None, Rng(seed))
+    left = mixture.variances.view(-1, q) - mixture.factors.square().sum(2)
+    assert float(left.min()) > -1e-9
+    assert bool(mixture.factors.isfinite().all())
+
+
+@pytest.mark.parametrize("q", [1, 4])
+def test_determinant_and_inverse_of_low_rank_are_those_of_the_matrix(q: int) -> None:
+    """Woodbury and the determinant lemma against NumPy's slogdet and inverse."""
+    rng = np.random.default_rng(q)
+    diagonal, factors = rng.uniform(0.1, 2.0, size=(5, q)), rng.normal(size=(5, q, min(2, q)))
+    root, log_det = low_rank_root(torch.from_numpy(diagonal), torch.from_numpy(factors))
+    for index in range(5):
+        total = np.diag(diagonal[index]) + factors[index] @ factors[index].T
+        assert float(log_det[index]) == pytest.approx(np.linalg.slogdet(total)[1])
+        inverse = np.diag(1 / diagonal[index]) - (root[index] @ root[index].T).numpy()
+        np.testing.assert_allclose(inverse, np.linalg.inv(total), atol=1e-12)
+
+
+@each_kind
+def test_richer_covariances_bound_lower_on_the_fitted_features(covariance: Covariance) -> None:
+    """Theorem 2 on correlated features: each step from isotropic to full explains more of them."""
+    rng = np.random.default_rng(1)
+    z = torch.from_numpy(rng.normal(size=(400, 6)) @ rng.normal(size=(6, 6)))
+    order = get_args(Covariance)
+    means = []
+    for kind in order[: order.index(covariance) + 1]:
+        mixture = ClassMixture(1, 2, 6, kind, rank=2)
+        mixture.fit(z, None, Rng(0))
+        mixture.condition(torch.tensor(0.01))
+        means.append(float(information_bound(z, torch.tensor(0.01).double(), torch.zeros(400).long(), mixture).mean()))
+    assert means == sorted(means, reverse=True)
+
+
+def test_full_covariances_that_memory_cannot_hold_are_refused() -> None:
+    with pytest.raises(SpecError, match="use covariance 'low_rank'"):
+        ClassMixture(530, 5, 1152, "full")
+    with pytest.raises(SpecError, match="rank from 1 to the feature's 4"):
+        ClassMixture(2, 2, 4, "low_rank", rank=5)
+
+
+# ------------------------------------------------------------------------------------------------ EM
+
+
+@each_covariance
+def test_em_ends_where_scikit_learn_ends(covariance: Covariance) -> None:
+    """One mixture per class, from the same start, after the same number of steps."""
+    z, y = features(8, 600, 2, 3)
+    clusters = 3
+    start = fitted(z, y, 2, clusters, covariance)
+    refined = ClassMixture(2, clusters, 3, covariance).double()
+    refined.load_state_dict(start.state_dict())
+    refined.fit(z, y, Rng(0), iterations=1, em_iterations=20)
+    start.fit(z, y, Rng(0), iterations=1)  # the state that EM began from
+    kind = {"isotropic": "spherical", "diagonal": "diag"}[covariance]
+    for label in range(2):
+        spread = start.variances[label].numpy()
+        shares = (start.weights[label] / start.weights[label].sum()).numpy()
+        oracle = GaussianMixture(
+            clusters,
+            covariance_type=kind,
+            tol=0.0,
+            max_iter=20,
+            reg_covar=0.0,
+            weights_init=shares,
+            means_init=start.centroids[label].numpy(),
+            precisions_init=1 / (spread[:, 0] if kind == "spherical" else spread),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it was asked for no more steps
+            oracle.fit(z[y == label].numpy())
+        np.testing.assert_allclose(refined.centroids[label].numpy(), oracle.means_, atol=1e-6)
+        found = refined.variances[label].numpy()
+        expected = oracle.covariances_[:, None] if kind == "spherical" else oracle.covariances_
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        share = (refined.weights[label] / refined.weights[label].sum()).numpy()
+        np.testing.assert_allclose(share, oracle.weights_, atol=1e-7)
+
+
+def test_em_keeps_collapsed_clusters_alive() -> None:
+    """Features that are points: variances stop at a floor, nothing becomes infinite."""
+    z = torch.arange(4.0).repeat_interleave(5).unsqueeze(1)
+    mixture = ClassMixture(1, 2, 1)
+    mixture.fit(z, None, Rng(0), em_iterations=30)
+    assert bool((mixture.variances > 0).all() & mixture.centroids.isfinite().all())
+
+
+# ------------------------------------------------------------------------------------------------ labels and noise
+
+
+def test_without_labels_there_is_one_class() -> None:
+    z, _ = features(9, 100, 3, 2)
+    mixture = ClassMixture(1, 4, 2)
+    mixture.fit(z, None, Rng(0))
+    assert float(mixture.weights.sum()) == pytest.approx(1.0)
+    with pytest.raises(InputError, match="no labels"):
+        ClassMixture(3, 2, 2).fit(z, None, Rng(0))
+
+
+def test_reweighing_keeps_the_shares_within_a_class() -> None:
+    z, y = features(3, 300, 3, 2)
+    mixture = fitted(z, y, 3, 2, "diagonal")
+    within = mixture.weights / mixture.weights.sum(1, keepdim=True)
+    mixture.reweigh(torch.tensor([0.2, 0.5, 0.3]).double())
+    np.testing.assert_allclose(mixture.weights.sum(1).numpy(), [0.2, 0.5, 0.3])
+    torch.testing.assert_close(mixture.weights / mixture.weights.sum(1, keepdim=True), within)
+
+
+@pytest.mark.parametrize("noise", [0.0, -1.0, float("nan"), float("inf")])
+def test_noise_without_variance_is_refused(noise: float) -> None:
+    z, y = features(3, 60, 2, 2)
+    mixture = fitted(z, y, 2, 1, "diagonal")
+    with pytest.raises(SpecError, match="unbounded"):
+        mixture.condition(torch.tensor(noise))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from splitveil.errors import InputError
 from splitveil.mixtures import fit_centroids, nearest_centroid
-from splitveil.mixtures.kmeans import segment_mean
+from splitveil.mixtures.tiles import segment_mean
 from splitveil.rng import Rng
 
 seeds = st.integers(0, 10_000)
@@ -223,14 +223,47 @@ def test_the_first_start_is_drawn_evenly() -> None:
 # ------------------------------------------------------------------------------------------------ awkward ends
 
 
-def test_empty_clusters_stay_at_their_place() -> None:
+def test_an_empty_cluster_moves_to_the_farthest_sample() -> None:
     z, y = normal(0, 40, 2), torch.zeros(40, dtype=torch.int64)
+    z[7] = 30.0
     start = torch.tensor([[[0.0, 0.0], [1e3, 1e3], [0.5, 0.5]]], dtype=torch.float64)
     centroids, count = fit_centroids(z, y, 1, 3, Rng(0), start=start)
-    assert centroids[0, 1].tolist() == [1e3, 1e3]
-    assert count[0, 1] == 0
+    assert centroids[0, 1].tolist() == [30.0, 30.0]
+    assert count[0, 1] == 1
     assert count.sum() == 40
-    assert not torch.equal(centroids[0, [0, 2]], start[0, [0, 2]])
+
+
+def test_each_class_fills_its_own_empty_clusters() -> None:
+    """Two of three start where no sample is nearest, in a class of many samples and in one of two."""
+    z, y = normal(1, 60, 3), torch.cat([torch.zeros(58), torch.ones(2)]).long()
+    start = normal(2, 2, 3, 3)
+    start[:, 1:] = 1e4
+    centroids, count = fit_centroids(z, y, 2, 3, Rng(0), start=start, iterations=200)
+    assert bool((count[0] > 0).all())
+    assert sorted(count[1].tolist()) == [0.0, 1.0, 1.0]
+    assert inertia(z[y == 1], torch.zeros(2).long(), centroids[1:]) == pytest.approx(0.0, abs=1e-18)
+
+
+def test_duplicate_centroids_part() -> None:
+    z, y = normal(0, 60, 2), torch.zeros(60).long()
+    start = torch.zeros(1, 4, 2, dtype=torch.float64)
+    _, count = fit_centroids(z, y, 1, 4, Rng(0), start=start, iterations=50)
+    assert bool((count > 0).all())
+
+
+@settings(deadline=None, max_examples=10)
+@given(seeds, st.sampled_from([1, 60, 500]))
+def test_the_working_memory_does_not_matter(seed: int, room: int) -> None:
+    """Groups of classes, classes larger than a chunk, everything at once: the same centroids."""
+    z, y = normal(seed, 150, 3), labels(seed, 150, 4)
+    start = normal(seed + 1, 4, 3, 3)
+    whole, _ = fit_centroids(z, y, 4, 3, Rng(0), start=start, tolerance=0.0, iterations=30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("splitveil.mixtures.kmeans.CHUNK_VALUES", room)
+        parts, _ = fit_centroids(z, y, 4, 3, Rng(0), start=start, tolerance=0.0, iterations=30)
+        drawn, _ = fit_centroids(z, y, 4, 3, Rng(0), iterations=3)
+    torch.testing.assert_close(parts, whole, atol=1e-9, rtol=0.0)
+    torch.testing.assert_close(drawn, fit_centroids(z, y, 4, 3, Rng(0), iterations=3)[0], atol=1e-9, rtol=0.0)
 
 
 def test_fewer_samples_than_clusters() -> None:

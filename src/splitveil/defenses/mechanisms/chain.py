@@ -61,8 +61,10 @@ class Chain(Mechanism):
         spec = FeatureSpec.of(z.shape[1:])
         for part in self._mechanisms():
             channel = part.gaussian_channel(z)
-            if channel is not None or part.noise_spec(spec):
-                return channel
+            if channel is not None:
+                return replace(channel, box=spec.range)
+            if part.noise_spec(spec):
+                return None
             z, spec = part(z, ()), part.output_spec(spec)
         return None
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from splitveil.bounds import held_out_information, information_bound
 from splitveil.contracts import (
     FeatureSpec,
     FeatureStream,
@@ -18,15 +20,18 @@ from splitveil.contracts import (
     Trace,
     positive,
 )
-from splitveil.defenses.penalties.bound import information_bound, thresholded_trace
+from splitveil.defenses.penalties.thresholded_trace import thresholded_trace
 from splitveil.errors import SpecError, UnknownNameError
-from splitveil.mixtures import ClassMixture
-from splitveil.mixtures.class_mixture import Covariance
+from splitveil.mixtures import ClassMixture, Covariance, Projection
 from splitveil.rng import Rng
 
-__all__ = ["ConditionalEntropy", "Surrogate"]
+__all__ = ["Balance", "ConditionalEntropy", "Surrogate"]
 
 Surrogate = Literal["bound", "thresholded_trace"]
+Balance = Literal["pictures", "classes", "unlabeled"]
+
+_FIRST_ITERATIONS, _NEXT_ITERATIONS = 50, 15  # of Lloyd's algorithm, from k-means++ and from the last epoch
+_CONFIDENCE = 0.999
 
 
 class ConditionalEntropy(Penalty):
@@ -37,24 +42,32 @@ class ConditionalEntropy(Penalty):
     batch: m = noise-free release --> nearest cluster of its class --> B_i --> mean B / q
     ```
 
+    The mean of B/q is in nats per dimension: one weight means the same at any batch size, class count, cluster count
+    and feature size, and half batches average to the whole. It is computed in float32, whatever autocast says.
+
     Args:
         classes: k.
         q: dimension of the mechanism's Gaussian stage.
         clusters: m per class.
-        surrogate: ``bound`` (mean of B/q in nats per dimension: the same meaning at any batch size, class count and
-            cluster count) or ``thresholded_trace`` (the paper's experiments).
-        covariance: of the bound, ``diagonal`` or ``isotropic``.
+        surrogate: ``bound`` (mean of B/q) or ``thresholded_trace`` (the paper's experiments).
+        covariance: of the bound, ``isotropic``, ``diagonal``, ``low_rank`` or ``full``.
+        rank: of ``low_rank``.
+        balance: what counts the same in the bound: ``pictures`` (the classes as they are), ``classes`` (each as if it
+            were as frequent as the others), or ``unlabeled`` (one mixture without regard to classes).
+        projection: fit and judge in so many random directions; for features too wide for a mixture. The bound is
+            then an estimate. None: all dimensions.
         threshold: t of the thresholded trace.
-        fit_samples: the most features to fit the mixture to.
+        fit_samples: the most features to fit the mixture to; None for 64 per cluster, at least 2,000.
 
     Raises:
-        SpecError: the host declares no Gaussian noise, for which the bound is infinite.
+        SpecError: the host declares no Gaussian noise, or noise without variance, for which the bound is infinite.
 
     Reference:
         arXiv 2503.00383, Theorem 2 and Algorithm 1.
     """
 
     class_size: Tensor
+    class_weight: Tensor
 
     def __init__(
         self,
@@ -64,21 +77,31 @@ class ConditionalEntropy(Penalty):
         clusters: int = 5,
         surrogate: Surrogate = "bound",
         covariance: Covariance = "diagonal",
+        rank: int = 8,
+        balance: Balance = "pictures",
+        projection: int | None = None,
         threshold: float = 0.125,
-        fit_samples: int = 20_000,
+        fit_samples: int | None = None,
+        rng: Rng | None = None,
     ) -> None:
         super().__init__()
-        if surrogate not in get_args(Surrogate):
-            raise UnknownNameError("surrogate", surrogate, get_args(Surrogate))
-        if covariance not in get_args(Covariance):
-            raise UnknownNameError("covariance", covariance, get_args(Covariance))
-        if fit_samples < classes:
-            raise SpecError(f"expected fit_samples of at least the {classes} classes, got {fit_samples}")
-        self.surrogate, self.fit_samples = surrogate, fit_samples
-        self.threshold = positive(threshold, "threshold")
+        for what, value, choices in (("surrogate", surrogate, Surrogate), ("balance", balance, Balance)):
+            if value not in get_args(choices):
+                raise UnknownNameError(what, value, get_args(choices))
+        if balance != "pictures" and surrogate != "bound":
+            raise SpecError(f"expected balance 'pictures' with the paper's surrogate, got '{balance}': use 'bound'")
+        groups = 1 if balance == "unlabeled" else classes
+        self.projection = None if projection is None else Projection(q, projection, rng or Rng(0))
+        width = q if projection is None else projection
         shape: Covariance = covariance if surrogate == "bound" else "isotropic"
-        self.mixture = ClassMixture(classes, clusters, q, shape)
+        self.mixture = ClassMixture(groups, clusters, width, shape, rank=rank)
+        self.surrogate, self.balance = surrogate, balance
+        self.fit_samples = max(2000, 64 * self.mixture.components) if fit_samples is None else fit_samples
+        if self.fit_samples < classes:
+            raise SpecError(f"expected fit_samples of at least the {classes} classes, got {fit_samples}")
+        self.threshold = positive(threshold, "threshold")
         self.register_buffer("class_size", torch.zeros(()))
+        self.register_buffer("class_weight", torch.ones(groups))
         self._ready = False  # as mixture.fitted, but to read it costs no synchronisation in a training step
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -90,50 +113,90 @@ class ConditionalEntropy(Penalty):
     @classmethod
     def from_spec(cls, spec: FeatureSpec, classes: int, rng: Rng, **params: Any) -> ConditionalEntropy:
         """For features of this spec."""
-        return cls(classes, spec.numel, **params)
+        return cls(classes, spec.numel, rng=rng, **params)
 
     def on_epoch(self, features: FeatureStream) -> dict[str, float]:
         """Refit the mixture to the noise-free features of the training set, warm from the last fit."""
-        means, labels, variances, seen = [], [], [], 0
+        means, labels, noise, seen = [], [], [], torch.zeros(self.mixture.classes, dtype=torch.int64)
         for batch in features:
             mean, variance = self._noise(batch.channel)
             means.append(mean)
-            labels.append(batch.y)
-            variances.append(variance.expand(mean.shape))
-            seen += len(mean)
-            if seen >= self.fit_samples:
+            noise.append(variance.expand(mean.shape).mean(0) * len(mean))
+            labels.append(self._group(batch.y))
+            seen += torch.bincount(labels[-1], minlength=len(seen)).cpu()
+            if int(seen.sum()) >= self.fit_samples and int(seen.min()) > 0:
                 break
         z, y = torch.cat(means), torch.cat(labels)
-        iterations = 15 if bool(self.mixture.fitted) else 50
+        iterations = _NEXT_ITERATIONS if self._ready else _FIRST_ITERATIONS
         self.mixture.fit(z, y, features.rng, iterations=iterations)
-        self._ready = True
+        self.mixture.condition(torch.stack(noise).sum(0) / len(z))
+        if self.balance == "classes":
+            self.mixture.reweigh(torch.full_like(self.class_weight, 1 / len(seen)))
+            self.class_weight = (len(z) / len(seen) / seen).to(self.class_weight)
         self.class_size.fill_(features.samples / features.classes)
-        noise = torch.cat(variances)
+        self._ready = True
+        return self._facts(z)
+
+    def _facts(self, z: Tensor) -> dict[str, float]:
+        """What the fit says of the features."""
+        mixture = self.mixture
+        weights = mixture.weights.flatten()
+        alive = weights > 0
+        log_ratio = (mixture.offset + 0.5 * (mixture.q - mixture.noise.log().sum()))[alive]
+        within = (mixture.weights.unsqueeze(2) * mixture.variances).sum((0, 1)).mean()
+        variance, noise = z.var(0).mean(), mixture.noise.mean()
         return {
-            "information_bound_nats": float(information_bound(z, noise, y, self.mixture).mean()),
-            "within_cluster_std": float((self.mixture.weights.unsqueeze(2) * self.mixture.variances).sum((0, 1)).mean())
-            ** 0.5,
-            "feature_std": float(z.std(0).mean()),
-            "empty_clusters": float((self.mixture.weights == 0).sum()),
+            "theorem2_nats": float((weights[alive] * log_ratio).sum()),
+            "within_cluster_std": float(within.sqrt()),
+            "feature_std": float(variance.sqrt()),
+            "noise_std": float(noise.sqrt()),
+            "snr_db": 10 * math.log10(max(float(variance / noise), 1e-30)),
+            "empty_clusters": float((~alive).sum()),
         }
 
     def forward(self, trace: Trace, context: PenaltyContext) -> Terms:
         """One term: nats per dimension for the bound, a weighted log ratio for the thresholded trace."""
-        mean, variance = self._noise(trace.channel)
         if not self._ready:
             raise SpecError("expected a fitted mixture: call the objective's start_epoch before the first step")
-        if self.surrogate == "bound":
-            value = information_bound(mean, variance, context.y, self.mixture).mean() / self.mixture.q
-        else:
-            value = thresholded_trace(
-                mean,
-                variance,
-                context.y,
-                self.mixture,
-                class_size=self.class_size,
-                threshold=self.threshold,
-            )
+        with torch.autocast(trace.z.device.type, enabled=False):
+            if self.surrogate == "bound":
+                value = self._bounds(trace, context.y).mean() / self.mixture.q
+            else:
+                mean, variance = self._noise(trace.channel)
+                value = thresholded_trace(
+                    mean, variance, context.y, self.mixture, class_size=self.class_size, threshold=self.threshold
+                )
         return {"conditional_entropy": value}
+
+    def _bounds(self, trace: Trace, y: Tensor) -> Tensor:
+        """B_i in nats, ``(n,)``, weighted by class where classes are balanced."""
+        mean, variance = self._noise(trace.channel)
+        group = self._group(y)
+        bounds = information_bound(mean, variance, group, self.mixture)
+        return bounds if self.balance != "classes" else bounds * self.class_weight[group]
+
+    def measure(self, trace: Trace, context: PenaltyContext) -> dict[str, Tensor]:
+        """B_i of held-out pictures, ``(n,)`` nats, and the most that a picture can count."""
+        if not self._ready:
+            return {}
+        bounds, mixture = self._bounds(trace, context.y), self.mixture
+        box = trace.channel.box if trace.channel is not None else None
+        width = math.inf if box is None else box[1] - box[0]
+        ceiling = 0.5 * (width**2 / (4 * mixture.noise)).log1p().sum()
+        return {"bounds": bounds, "ceiling": ceiling.expand(len(bounds))}
+
+    def conclude(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """The information ledger of an epoch: the held-out bound, with confidence where the channel allows one."""
+        bounds, ceiling = values["bounds"].double(), float(values["ceiling"][0])
+        facts = {"held_out_nats": float(bounds.mean())}
+        exact = self.projection is None and self.balance != "classes" and self.surrogate == "bound"
+        if exact and math.isfinite(ceiling) and len(bounds) > 1:
+            facts["capacity_nats"] = ceiling
+            facts["upper_nats"] = held_out_information(bounds, ceiling, confidence=_CONFIDENCE).upper_nats
+        return facts
+
+    def _group(self, y: Tensor) -> Tensor:
+        return torch.zeros_like(y) if self.balance == "unlabeled" else y
 
     def _noise(self, channel: GaussianChannel | None) -> tuple[Tensor, Tensor]:
         """The noise-free part, flattened, and the noise variance, both float32."""
@@ -146,4 +209,7 @@ class ConditionalEntropy(Penalty):
         variance = channel.std.float().square()
         if variance.ndim:
             variance = variance.expand(channel.mean.shape).flatten(1)
+        if self.projection is not None:
+            variance = self.projection.variance(variance.expand(mean.shape))
+            mean = self.projection(mean)
         return mean, variance
