@@ -56,7 +56,7 @@ def main() -> None:
         "undefended_mse": undefended.mse.mean,
         "undefended_accuracy": undefended.accuracy.mean,
         "converged_share": record.converged_share,
-        "valid": record.valid,
+        "status": record.status,
         "failed_runs": len(record.failed),
     }
     publish("quick_cifar10", summary, rows)
