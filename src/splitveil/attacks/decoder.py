@@ -25,7 +25,7 @@ _FEWEST_PICTURES = 8
 _SMALLEST_BATCH = 4
 _STATISTICS = 4096  # pictures whose releases fit the standardisation
 _NOTICEABLE = 1e-3  # relative improvement of the validation error that resets the patience
-_CONVERGED = 1e-2  # relative improvement over the last fifth of the epochs
+_CONVERGED = 1e-2  # relative improvement over a fifth of the budget
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Decoder(Attack):
             "best_epoch": best_epoch,
             "best_val_mse": history[best_epoch]["val_mse"],
             "stopped_early": len(history) < self.epochs,
-            "converged": _converged([row["val_mse"] for row in history]),
+            "converged": _converged([row["val_mse"] for row in history], self.epochs),
             "parameters": sum(parameter.numel() for parameter in inverter.parameters()),
             "pictures": len(releases),
             "fresh_noise": releases.fresh,
@@ -219,9 +219,12 @@ def _cosine(lr: float, epoch: int, epochs: int) -> float:
     return last + (lr - last) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
-def _converged(errors: list[float]) -> bool:
-    """Whether the least error fell by less than 1 % over the last fifth of the epochs."""
-    last = max(1, math.ceil(len(errors) / 5))
+def _converged(errors: list[float], budget: int) -> bool:
+    """Whether the least error fell by less than 1 % over the last epochs, as many as a fifth of the budget.
+
+    An attack that stopped early is held to the fifth of what it was granted: patience is not convergence.
+    """
+    last = math.ceil(budget / 5)
     if last >= len(errors):
         return False
     before = min(errors[:-last])

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from splitveil.attacks.controls import ClassMean, MeanImage
-from splitveil.attacks.decoder import Decoder
+from splitveil.attacks.decoder import Decoder, _converged
 from splitveil.attacks.inverters import DecoderInverter, Standardise
 from splitveil.attacks.subjects import CallableSubject
 from splitveil.contracts import FeatureSpec, Subject
@@ -199,6 +199,22 @@ def test_it_has_converged_when_the_error_no_longer_falls() -> None:
     assert falling.facts["converged"] is False
     once = fit(Decoder(channels=2, blocks=1, epochs=1, batch_size=16, lr=1e-12), subject(), 32)
     assert once.facts["converged"] is False
+
+
+@pytest.mark.parametrize(
+    ("errors", "budget", "converged"),
+    [
+        ([1.0, 0.5, 0.4, 0.3, 0.298], 5, True),
+        ([1.0, 0.5, 0.4, 0.3, 0.296], 5, False),
+        ([1.0, 0.5, 0.3, 0.31, 0.32], 5, True),  # rising is not falling
+        ([1.0, 0.5, 0.4, 0.3, 0.3, 0.3], 20, False),  # stopped early, and within the last 4 it still fell
+        ([1.0, 0.4, 0.3, 0.3, 0.3, 0.3, 0.3], 20, True),
+        ([0.3, 0.3], 20, False),  # nothing to hold it against
+        ([1.0, 0.0, 0.0], 5, True),
+    ],
+)
+def test_convergence_is_measured_on_a_fifth_of_the_budget(errors: list[float], budget: int, converged: bool) -> None:
+    assert _converged(errors, budget) is converged
 
 
 def nothing_to_learn() -> Pictures:
