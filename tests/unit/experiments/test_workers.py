@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from splitveil.errors import InputError
 from splitveil.experiments.compare.workers import run_jobs
 from splitveil.training.observer import Observer
@@ -68,6 +70,38 @@ def test_jobs_end_one_by_one_and_failures_are_told() -> None:
         assert sum(item[2] for item in mine if item[0] == "advance") in (0, 3)
         assert [item[2]["threads"] for item in mine if item[0] == "event"] == [1]
         assert mine[-1] == ("finish", name, errors[name])
+
+
+CALLER = """
+from splitveil.experiments.compare.workers import run_jobs
+class Board:
+    def __getattr__(self, name):
+        return lambda *_: None
+def work(job, observer):
+    pass
+run_jobs([(str(number), number) for number in range(5)], work, workers=1, threads=1, board=Board())
+"""
+
+
+@pytest.mark.parametrize("stdin", [False, True])
+def test_a_script_without_a_guard_is_told_once(tmp_path: Path, stdin: bool) -> None:
+    script = tmp_path / "caller.py"
+    script.write_text(CALLER)
+    said = subprocess.run(
+        [sys.executable, "-" if stdin else str(script)],
+        input=CALLER if stdin else None,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert said.returncode == 1
+    last = said.stderr.strip().splitlines()[-1]
+    assert last.startswith("splitveil.errors.UsageError: expected a run, got none")
+    assert "if __name__ == '__main__':" in last
+    assert "must be a file" in last
+    assert "out of memory" not in said.stderr
+    assert said.stderr.count("UsageError: expected") == 1  # the first process ends it, not each of five
 
 
 def test_workers_die_with_their_parent(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, Protocol, TypeVar
 
-from splitveil.errors import SplitveilError
+from splitveil.errors import SplitveilError, UsageError
 from splitveil.training.observer import Observer
 
 __all__ = ["Board", "Outcome", "run_jobs"]
@@ -22,6 +22,10 @@ __all__ = ["Board", "Outcome", "run_jobs"]
 _Job = TypeVar("_Job")
 _POLL_S = 0.2
 _SEND_EVERY_S = 0.2
+_UNBORN = (
+    "its process ended with code {code} before it began, and says above why. Each process imports the script that "
+    "called: the script must be a file, and must call below  if __name__ == '__main__':"
+)
 
 
 class Board(Protocol):
@@ -48,6 +52,7 @@ class Outcome:
 class _Running:
     name: str
     process: BaseProcess
+    begun: bool = False
     error: str | None = None
 
 
@@ -97,6 +102,9 @@ def run_jobs(
 
     Returns:
         The outcomes in the order of the jobs.
+
+    Raises:
+        UsageError: the first process to end never began, as those of a script that calls without a guard.
     """
     runner = _Runner(work, threads, board)
     waiting, outcomes = list(jobs), dict[str, Outcome]()
@@ -117,6 +125,7 @@ class _Runner(Generic[_Job]):
         self.messages: Any = self.context.Queue()
         self.work, self.threads, self.board = work, threads, board
         self.running: list[_Running] = []
+        self.begun = False
 
     def launch(self, name: str, job: _Job) -> None:
         """Start a process."""
@@ -135,11 +144,19 @@ class _Runner(Generic[_Job]):
             item.process.join()
             code = item.process.exitcode
             if item.error is None and code != 0:
-                item.error = f"its process ended with code {code}; out of memory, or killed"
+                item.error = self._explain(item, code)
             self.running.remove(item)
             self.board.finish(item.name, item.error)
             outcomes.append(Outcome(item.name, item.error))
         return outcomes
+
+    def _explain(self, item: _Running, code: int | None) -> str:
+        """Why a process ended without a word; what befalls the first one befalls all."""
+        if item.begun or code is None or code < 0:
+            return f"its process ended with code {code}; out of memory, or killed"
+        if not self.begun:
+            raise UsageError(f"expected a run, got none: {_UNBORN.format(code=code)}")
+        return _UNBORN.format(code=code)
 
     def _listen(self) -> None:
         while True:
@@ -147,10 +164,13 @@ class _Runner(Generic[_Job]):
                 name, kind, values = self.messages.get(timeout=0.01)
             except queue.Empty:
                 return
-            if kind == "error":
-                for item in self.running:
-                    if item.name == name:
-                        item.error = values[0]
+            item = next((item for item in self.running if item.name == name), None)
+            if item is None:
+                continue
+            if kind == "begun":
+                item.begun = self.begun = True
+            elif kind == "error":
+                item.error = values[0]
             else:
                 getattr(self.board, kind)(name, *values)
 
@@ -170,6 +190,7 @@ def _enter(name: str, job: Any, work: Callable[[Any, Observer], None], threads: 
     """What a process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
     threading.Thread(target=_follow_parent, daemon=True).start()
+    messages.put((name, "begun", ()))
     import torch
 
     torch.set_num_threads(threads)
