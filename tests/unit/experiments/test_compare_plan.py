@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -51,6 +52,12 @@ def test_an_owned_value_replaces_the_shared_ones() -> None:
         (["cem"], {"wieght": [1]}, UnknownNameError, "did you mean 'weight'"),
         (["cem"], {"weight": []}, SpecError, "weight"),
         (["cem"], {"weight": [1, 1]}, SpecError, "weight"),
+        (["cem"], {"weight": [1, 1.0]}, SpecError, "different"),
+        (["cem"], {"weight": [0.1, ""]}, SpecError, "none of them empty"),
+        (["cem"], {"noise_std": [0.1, "much"]}, SpecError, "noise_std.*'much'"),
+        (["cem"], {"weight": ["much"]}, SpecError, "'much'"),
+        (["cem"], {"weight": [math.nan]}, SpecError, "finite"),
+        (["cem"], {"noise_std": [math.inf]}, SpecError, "finite"),
         (["cem"], {"noise_std": [0.1, -1]}, SpecError, "noise_std"),
     ],
 )

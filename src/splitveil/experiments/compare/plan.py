@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -71,8 +72,19 @@ def _check_keys(known: Mapping[str, Sequence[str]], grid: Grid) -> None:
         names = {name for defense, found in known.items() if owner in ("", defense) for name in found}
         if parameter not in names:
             raise UnknownNameError("parameter of the grid", parameter, names)
-        if not values or len({json.dumps(value) for value in values}) != len(values):
-            raise SpecError(f"expected different values for '{key}' in the grid, got {list(values)}")
+        told = {_telling(value) for value in values}
+        if not values or "" in told or len(told) != len(values):
+            raise SpecError(
+                f"expected different finite values for '{key}' in the grid, none of them empty, got {list(values)}: "
+                "name each once"
+            )
+
+
+def _telling(value: Any) -> str:
+    """A text that two values share if they mean the same, as 1 and 1.0 do; empty for what cannot be recorded."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return repr(float(value)) if math.isfinite(value) else ""
+    return json.dumps(value) if value not in ("", None) else ""
 
 
 def _values_for(name: str, parameters: Sequence[str], grid: Grid) -> dict[str, Sequence[Any]]:
