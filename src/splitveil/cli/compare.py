@@ -13,10 +13,11 @@ from splitveil.errors import CheckFailedError
 
 if TYPE_CHECKING:
     from splitveil.experiments.compare.plan import Cell
-    from splitveil.experiments.compare.record import ComparisonRecord, Interval
+    from splitveil.experiments.compare.record import ComparisonRecord, Interval, PointRecord
     from splitveil.threats import ThreatModel
 
 _MOSTLY = 0.95
+_CURES = {"no overlap": "move the grids towards each other", "no shared seed": "run again what failed"}
 
 
 def compare(
@@ -116,37 +117,51 @@ def _show(record: ComparisonRecord) -> None:
         table.add_column(column, justify="left" if column == "point" else "right")
     for point in record.points:
         table.add_row(
-            point.label,
+            _label(point, record),
             _pm(point.accuracy, 100, 1),
             _pm(point.mse, 1, 4),
             f"{point.psnr_db:.2f}",
-            f"{100 * point.converged_share:.0f} %",
+            _share(point.converged_share) + (" !" if point.unconverged else ""),
             "yes" if point.selected else "no",
         )
     if record.status != "valid":
         typer.echo(f"{record.status.upper()}: nothing here is evidence, see the controls below")
     Console(width=120).print(table)
+    if any(point.unconverged for point in record.points):
+        typer.echo("! an attacker still learned when its budget ended: the true error is smaller; raise  -p epochs=…")
     for delta in record.deltas:
         if record.status == "invalid":
             typer.echo(f"{delta.other} over {delta.reference}: INVALID")
             continue
         if delta.mse_db is None:
-            typer.echo(f"{delta.other} over {delta.reference}: no overlap; move the grids towards each other")
+            typer.echo(f"{delta.other} over {delta.reference}: {delta.verdict}; {_CURES[delta.verdict]}")
             continue
         low, high = delta.accuracy_range or (0.0, 0.0)
         typer.echo(
             f"{delta.other} over {delta.reference}: {_range(delta.mse_db, 'dB of attacker MSE')} at equal accuracy"
             f" ({100 * low:.1f} to {100 * high:.1f} %)"
             + (f", {_range(delta.accuracy_points, 'accuracy points')} at equal MSE" if delta.accuracy_points else "")
+            + ("" if delta.certain else "; the interval holds 0, so neither is shown to be better")
         )
+        if delta.unconverged:
+            typer.echo(f"  ! {_share(delta.converged_share)} of the attackers behind it had converged")
         if delta.overlapping_share < _MOSTLY:
             typer.echo(f"  in {100 * delta.overlapping_share:.0f} % of the resamples alone: an uncertain range")
-    if record.converged_share is not None:
-        typer.echo(f"{100 * record.converged_share:.0f} % of the attackers had converged")
+    typer.echo(f"{_share(record.converged_share)} of the attackers had converged")
     for check in record.checks:
         typer.echo(f"{check.outcome}: {check.title}; {check.detail}")
     for name, error in record.failed.items():
         typer.echo(f"failed: {name}: {error}")
+
+
+def _label(point: PointRecord, record: ComparisonRecord) -> str:
+    """Its label, and how many seeds it has where some failed."""
+    count, wanted = len(point.runs), len(record.seeds)
+    return point.label if count == wanted else f"{point.label} ({count} of {wanted} seeds)"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f} %"
 
 
 def _pm(value: Interval, scale: float, digits: int) -> str:

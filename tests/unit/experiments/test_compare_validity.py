@@ -7,11 +7,19 @@ from typing import Any
 import pytest
 
 from splitveil.experiments.compare.record import Interval, PointRecord, ValidityCheck
-from splitveil.experiments.compare.validity import check_points
+from splitveil.experiments.compare.validity import CONTROLS, check_points, status_of
 from splitveil.specs import PlugInSpec
 
 
-def point(name: str, mse: float, *, beats: bool = True, width: float = 0.001, **params: Any) -> PointRecord:
+def point(
+    name: str,
+    mse: float,
+    *,
+    beats: bool = True,
+    width: float = 0.001,
+    controls: tuple[str, ...] = CONTROLS,
+    **params: Any,
+) -> PointRecord:
     return PointRecord(
         defense=PlugInSpec(name=name, params=params),
         runs={0: name},
@@ -22,6 +30,7 @@ def point(name: str, mse: float, *, beats: bool = True, width: float = 0.001, **
         mse=Interval(mean=mse, low=mse - width, high=mse + width),
         psnr_db=20.0,
         converged_share=1.0,
+        controls=controls,
         beats_controls=beats,
     )
 
@@ -40,6 +49,15 @@ def test_a_sound_comparison_passes() -> None:
 def test_an_attacker_that_is_blind_on_the_undefended_model_proves_nothing() -> None:
     assert outcomes(point("none", 0.01, beats=False), *SOUND[1:])[0] == "fail"
     assert outcomes(*SOUND[1:])[0] == "unchecked"
+
+
+def test_an_attacker_that_no_control_stood_beside_proves_nothing() -> None:
+    """Without labels there are no class means: what was not held against them cannot have beaten them."""
+    checks = check_points((point("none", 0.01, controls=("mean_image", "ridge")), *SOUND[1:]))
+    assert checks[0].outcome == "unchecked"
+    assert "class_mean" in checks[0].detail
+    assert status_of(checks) == "unproven"
+    assert status_of(check_points(SOUND)) == "valid"
 
 
 @pytest.mark.parametrize(("mse", "outcome"), [(0.005, "fail"), (0.0085, "pass"), (0.02, "pass")])

@@ -31,15 +31,21 @@ _KEY = 20_250_303  # of the bootstrap
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What one finished run says."""
+    """What one finished run says on validation pictures; its scores on test pictures are read when asked for."""
 
-    folder: str
+    folder: Path
     seed: int
     val_accuracy: float
     val_mse: float
-    correct: NDArray[np.float64]
-    error: NDArray[np.float64]
     attack: AttackResult
+
+    def correct(self) -> NDArray[np.float64]:
+        """Of every test picture, ``(n,)``."""
+        return load_file(self.folder / PREDICTIONS)["accuracy"].astype(np.float64)
+
+    def error(self) -> NDArray[np.float64]:
+        """Of the attacker on every test picture, ``(n,)``."""
+        return load_file(self.folder / self.attack.samples)["mse"].astype(np.float64)
 
 
 def analyse(
@@ -48,7 +54,8 @@ def analyse(
     """Read the finished runs of a comparison.
 
     Points are selected on validation figures alone: those of a defense that no other of its points beats in both
-    accuracy and attacker error. Only then are the test scores read, and only the selected ones make curves.
+    accuracy and attacker error. Only then are the test scores read, which every run took once, and only those of the
+    selected points make curves.
 
     Args:
         cells: all of the comparison.
@@ -93,12 +100,10 @@ def _read(cell: Cell, folder: Path, threat: ThreatModel) -> _Seen:
     if not chosen:
         raise InputError(f"expected the selected epoch in '{folder}/events.jsonl', got none: remove the folder")
     return _Seen(
-        folder=folder.name,
+        folder=folder,
         seed=cell.spec.seed,
         val_accuracy=chosen[-1]["val_accuracy"],
         val_mse=attack.facts["best_val_mse"],
-        correct=load_file(folder / PREDICTIONS)["accuracy"].astype(np.float64),
-        error=load_file(folder / attack.samples)["mse"].astype(np.float64),
         attack=attack,
     )
 
@@ -121,7 +126,7 @@ def _select(seen: Sequence[tuple[PlugInSpec, Sequence[_Seen]]]) -> list[bool]:
 def _stack(runs: Sequence[_Seen], seeds: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Correctness and errors ``(s, n)`` of these seeds."""
     by_seed = {run.seed: run for run in runs}
-    return np.stack([by_seed[seed].correct for seed in seeds]), np.stack([by_seed[seed].error for seed in seeds])
+    return np.stack([by_seed[seed].correct() for seed in seeds]), np.stack([by_seed[seed].error() for seed in seeds])
 
 
 def _point(defense: PlugInSpec, runs: Sequence[_Seen], selected: bool) -> PointRecord:
@@ -130,14 +135,15 @@ def _point(defense: PlugInSpec, runs: Sequence[_Seen], selected: bool) -> PointR
     psnr = [run.attack.metrics["psnr"].mean for run in runs]
     return PointRecord(
         defense=defense,
-        runs={run.seed: run.folder for run in runs},
+        runs={run.seed: run.folder.name for run in runs},
         val_accuracy=val_accuracy,
         val_mse=val_mse,
         selected=selected,
         accuracy=_interval(correct),
         mse=_interval(error),
         psnr_db=float(np.mean(psnr)),
-        converged_share=_converged([run.attack for run in runs]) or 0.0,
+        converged_share=_converged([run.attack for run in runs]),
+        controls=tuple(sorted(set.intersection(*({*run.attack.controls} for run in runs)))),
         beats_controls=all(run.attack.beats_controls for run in runs),
     )
 
@@ -173,7 +179,16 @@ def _delta(
     shared = set.intersection(*({run.seed for run in runs} for runs in (*below, *above)))
     seeds = sorted(shared)
     if not seeds:
-        raise InputError(f"expected a seed that all points of {reference} and {other} have, got none: run more seeds")
+        return DeltaRecord(
+            reference=reference,
+            other=other,
+            verdict="no shared seed",
+            overlapping_share=0.0,
+            level=_LEVEL,
+            resamples=0,
+            seeds=0,
+            pictures=0,
+        )
 
     def gather(points: Sequence[Sequence[_Seen]]) -> Points:
         stacks = [_stack(runs, seeds) for runs in points]
@@ -182,4 +197,5 @@ def _delta(
     found = paired_delta(
         gather(below), gather(above), resamples=_RESAMPLES, level=_LEVEL, rng=np.random.default_rng(_KEY)
     )
-    return DeltaRecord.from_summary(reference, other, found)
+    attacks = [run.attack for runs in (*below, *above) for run in runs if run.seed in shared]
+    return DeltaRecord.from_summary(reference, other, found, _converged(attacks))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from splitveil.data.sources import guess_source
-from splitveil.errors import OutputError, SpecError, ThreatModelError
+from splitveil.errors import OutputError, SpecError, SplitveilError, ThreatModelError
 from splitveil.experiments.api import default_recipe, make_spec
 from splitveil.experiments.building import build_run, complete_kwargs
 from splitveil.experiments.compare.analysis import analyse
@@ -22,7 +22,7 @@ from splitveil.experiments.recipes import load_recipe
 from splitveil.experiments.training import LoadedData, load_data_spec
 from splitveil.files import others, write_text
 from splitveil.registry import ATTACKS, build
-from splitveil.specs import PlugInSpec, TrainingSpec, parse
+from splitveil.specs import PlugInSpec, TrainingSpec, parse, read_json
 from splitveil.threats import ThreatModel
 
 __all__ = ["PLAN", "RUNS", "compare", "plan_cells"]
@@ -138,11 +138,20 @@ def compare(
 def _check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise OutputError(f"expected a folder for the comparison at '{out}', got a file: choose another --out")
-    if out.is_dir() and not (out / PLAN).is_file() and (found := others(out, PLAN)):
+    if out.is_dir() and not _is_plan(out / PLAN) and (found := others(out, PLAN)):
         raise OutputError(
             f"expected an empty or new folder, or an earlier comparison, at '{out}', got other files "
             f"({', '.join(found[:3])}): choose another --out"
         )
+
+
+def _is_plan(file: Path) -> bool:
+    """Whether a comparison wrote it; others call their files so, too."""
+    try:
+        data = read_json(file) if file.is_file() else None
+    except SplitveilError:
+        return False
+    return isinstance(data, dict) and {"recipe", "threat", "runs"} <= set(data)
 
 
 def _check_attack(attack: PlugInSpec, threat: ThreatModel) -> None:

@@ -34,8 +34,9 @@ class PointRecord(Frozen):
         accuracy: on test pictures.
         mse: of the attacker on test pictures.
         psnr_db: likewise.
-        converged_share: of the attackers.
-        beats_controls: whether every attacker beat the mean picture, the class means and ridge regression.
+        converged_share: of the attackers, None where they have no budget to converge in.
+        controls: that every attacker was held against, of the mean picture, the class means and ridge regression.
+        beats_controls: whether every attacker beat them all.
     """
 
     defense: PlugInSpec
@@ -46,7 +47,8 @@ class PointRecord(Frozen):
     accuracy: Interval
     mse: Interval
     psnr_db: float
-    converged_share: float
+    converged_share: float | None
+    controls: tuple[str, ...]
     beats_controls: bool
 
     @property
@@ -55,16 +57,23 @@ class PointRecord(Frozen):
         params = ", ".join(f"{key}={value}" for key, value in self.defense.params.items())
         return f"{self.defense.name} {params}".strip()
 
+    @property
+    def unconverged(self) -> bool:
+        """Whether an attacker was still learning when its budget ended: then the true error is smaller."""
+        return self.converged_share is not None and self.converged_share < 1
+
 
 class DeltaRecord(Frozen):
     """One defense over another at equal accuracy, and at equal attacker error.
 
-    Without a shared range of at least two accuracy points the verdict is ``no overlap`` and there is no number.
+    Without a shared range of at least two accuracy points the verdict is ``no overlap`` and there is no number; without
+    a seed that all of its runs have, since some failed, it is ``no shared seed``. `converged_share` is that of the
+    attackers behind the number.
     """
 
     reference: str
     other: str
-    verdict: Literal["delta", "no overlap"]
+    verdict: Literal["delta", "no overlap", "no shared seed"]
     mse_db: Interval | None = None
     accuracy_points: Interval | None = None
     accuracy_range: tuple[float, float] | None = None
@@ -73,11 +82,14 @@ class DeltaRecord(Frozen):
     resamples: int
     seeds: int
     pictures: int
+    converged_share: float | None = None
 
     @classmethod
-    def from_summary(cls, reference: str, other: str, summary: DeltaSummary) -> DeltaRecord:
+    def from_summary(
+        cls, reference: str, other: str, summary: DeltaSummary, converged_share: float | None
+    ) -> DeltaRecord:
         """The record of a paired bootstrap."""
-        found = summary.delta
+        found = summary.delta if summary.mse_db else None
         return cls(
             reference=reference,
             other=other,
@@ -90,7 +102,18 @@ class DeltaRecord(Frozen):
             resamples=summary.resamples,
             seeds=summary.seeds,
             pictures=summary.pictures,
+            converged_share=converged_share,
         )
+
+    @property
+    def certain(self) -> bool:
+        """Whether the interval of the gap in decibels leaves zero out."""
+        return self.mse_db is not None and not self.mse_db.low <= 0 <= self.mse_db.high
+
+    @property
+    def unconverged(self) -> bool:
+        """Whether an attacker behind the number was still learning when its budget ended."""
+        return self.converged_share is not None and self.converged_share < 1
 
 
 def _interval(mean: float | None, limits: tuple[float, float] | None) -> Interval | None:

@@ -7,9 +7,10 @@ from typing import Literal
 
 from splitveil.experiments.compare.record import PointRecord, ValidityCheck
 
-__all__ = ["UNDEFENDED", "check_points", "status_of"]
+__all__ = ["CONTROLS", "UNDEFENDED", "check_points", "status_of"]
 
 UNDEFENDED = "none"
+CONTROLS = ("mean_image", "class_mean", "ridge")
 _NOISE = "noise_std"
 
 
@@ -32,10 +33,14 @@ def _attack_works(points: Sequence[PointRecord]) -> ValidityCheck:
         return ValidityCheck(
             title=title, outcome="unchecked", detail="no undefended model stands beside the others: add none"
         )
-    weak = [point for point in undefended if not point.beats_controls]
-    if weak:
+    point = undefended[0]
+    if not point.beats_controls:
         return ValidityCheck(title=title, outcome="fail", detail="a control does as well: no score here is evidence")
-    return ValidityCheck(title=title, outcome="pass", detail=f"its error there is {undefended[0].mse.mean:.4f}")
+    missing = [name for name in CONTROLS if name not in point.controls]
+    if missing:
+        detail = f"the threat model does not let {', '.join(missing)} stand beside the attack"
+        return ValidityCheck(title=title, outcome="unchecked", detail=detail)
+    return ValidityCheck(title=title, outcome="pass", detail=f"its error there is {point.mse.mean:.4f}")
 
 
 def _undefended_is_most_broken(points: Sequence[PointRecord]) -> ValidityCheck:

@@ -1,0 +1,171 @@
+"""From runs to curves: what selects, what is scored, and what a failed run takes with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from splitveil.errors import InputError, OutputError
+from splitveil.experiments.api import make_spec
+from splitveil.experiments.attacking import attack_key
+from splitveil.experiments.compare.analysis import analyse
+from splitveil.experiments.compare.api import PLAN, compare
+from splitveil.experiments.compare.plan import Cell, cell_of
+from splitveil.experiments.compare.record import ComparisonRecord
+from splitveil.experiments.compare.validity import CONTROLS
+from splitveil.experiments.recipes import load_recipe
+from splitveil.records import PREDICTIONS, AttackResult, MetricResult, RunRecord
+from splitveil.specs import PlugInSpec
+from splitveil.threats import ThreatModel
+
+THREAT = ThreatModel.preset("white_box")
+ATTACK = PlugInSpec(name="decoder")
+PICTURES = 400
+LEVELS = (0.1, 0.2, 0.4)
+
+
+def cell(defense: str, seed: int, **params: Any) -> Cell:
+    made = make_spec("digits", defense=PlugInSpec(name=defense, params=params), recipe=load_recipe("tiny"), seed=seed)
+    return cell_of(made.model_copy(update={"data": made.data.model_copy(update={"digest": "a" * 64})}), ATTACK)
+
+
+def metric(values: Any) -> MetricResult:
+    mean, worst = float(np.mean(values)), float(np.min(values))
+    figures = {"mean": mean, "low": mean, "high": mean, "level": 0.95, "worst": worst, "worst_index": 0}
+    return MetricResult(unit="", safer="higher", n=len(values), **figures)
+
+
+def finish(
+    out: Path,
+    done: Cell,
+    accuracy: float,
+    mse: float,
+    *,
+    val: tuple[float, float] | None = None,
+    converged: bool | None = True,
+    controls: Sequence[str] = CONTROLS,
+) -> None:
+    """Leave what a run leaves that scores so on test, and so (or as `val` says) on validation pictures."""
+    record = RunRecord(out / done.name)
+    record.path.mkdir(parents=True)
+    val_accuracy, val_mse = val or (accuracy, mse)
+    (record.path / "events.jsonl").write_text(json.dumps({"event": "selected", "val_accuracy": val_accuracy}) + "\n")
+    place = (np.arange(PICTURES) + 0.5) / PICTURES
+    correct, error = (place < accuracy).astype(np.float32), (mse * (0.5 + place)).astype(np.float32)
+    key = attack_key(ATTACK, THREAT, done.spec.seed)
+    (record.path / "samples").mkdir()
+    save_file({"accuracy": correct}, str(record.path / PREDICTIONS))
+    save_file({"mse": error}, str(record.path / f"samples/{key}.safetensors"))
+    record.add_attack(
+        AttackResult(
+            key=key,
+            attack=ATTACK,
+            threat=THREAT.to_json(),
+            seed=done.spec.seed,
+            metrics={"mse": metric(error), "psnr": metric(-10 * np.log10(error))},
+            controls={name: {"mse": metric(error + 1)} for name in controls},
+            beats_controls=True,
+            converged=converged,
+            facts={"best_val_mse": val_mse},
+            samples=f"samples/{key}.safetensors",
+            elapsed_s=1.0,
+        )
+    )
+
+
+def curves(out: Path, *, seeds: int = 2, gap: float = 2.0, **left: Any) -> list[Cell]:
+    """None, and two defenses at three levels of noise, of which cem has `gap` times the error."""
+    cells = []
+    for seed in range(seeds):
+        cells.append(cell("none", seed))
+        finish(out, cells[-1], 0.95, 0.005, **left)
+        for defense, factor in (("gaussian", 1.0), ("cem", gap)):
+            for number, level in enumerate(LEVELS):
+                cells.append(cell(defense, seed, noise_std=level))
+                finish(out, cells[-1], 0.9 - 0.1 * number, 0.01 * 2**number * factor, **left)
+    return cells
+
+
+def read(cells: Sequence[Cell], out: Path, failed: dict[str, str] | None = None) -> ComparisonRecord:
+    return analyse(cells, out, threat=THREAT, recipe="tiny", failed=failed or {})
+
+
+def test_a_defense_with_twice_the_error_lies_three_decibels_above(tmp_path: Path) -> None:
+    record = read(curves(tmp_path), tmp_path)
+    [delta] = record.deltas
+    assert (delta.reference, delta.other, delta.verdict) == ("gaussian", "cem", "delta")
+    assert delta.mse_db is not None
+    assert delta.mse_db.mean == pytest.approx(10 * np.log10(2), abs=1e-5)
+    assert delta.accuracy_range == pytest.approx((0.7, 0.9))
+    assert delta.certain
+    assert record.status == "valid"
+    assert [point.controls for point in record.points] == [tuple(sorted(CONTROLS))] * 7
+
+
+def test_validation_alone_selects_whatever_the_test_scores_say(tmp_path: Path) -> None:
+    """The middle point is beaten on validation pictures and the best of all on test pictures, and the other way."""
+    for name, good, bad in (("honest", True, False), ("tempting", False, True)):
+        out = tmp_path / name
+        cells = [cell("gaussian", 0, noise_std=level) for level in LEVELS]
+        ends = ((0.9, 0.01), (0.7, 0.04))
+        finish(out, cells[0], *ends[0])
+        finish(out, cells[2], *ends[1])
+        strong, weak = (0.92, 0.05), (0.6, 0.005)
+        finish(out, cells[1], *(strong if bad else weak), val=strong if good else weak)
+        selected = [point.selected for point in read(cells, out).points]
+        assert selected == ([False, True, False] if good else [True, False, True])
+
+
+def test_runs_that_failed_take_their_seed_out_of_the_delta_and_no_more(tmp_path: Path) -> None:
+    cells = curves(tmp_path)
+    lost = [item for item in cells if item.spec.seed == 1 and item.spec.defense.params == {"noise_std": 0.2}][:1]
+    record = read(cells, tmp_path, {item.name: "out of memory" for item in lost})
+    assert record.deltas[0].seeds == 1
+    assert [len(point.runs) for point in record.points] == [2, 2, 1, 2, 2, 2, 2]
+    assert list(record.failed) == [lost[0].name]
+
+
+def test_without_a_seed_that_all_points_share_the_rest_still_stands(tmp_path: Path) -> None:
+    cells = curves(tmp_path)
+    first = next(item for item in cells if item.spec.defense.name == "gaussian" and item.spec.seed == 0)
+    second = next(item for item in cells if item.spec.defense.name == "cem" and item.spec.seed == 1)
+    record = read(cells, tmp_path, {first.name: "killed", second.name: "killed"})
+    assert [delta.verdict for delta in record.deltas] == ["no shared seed"]
+    assert record.deltas[0].mse_db is None
+    assert len(record.points) == 7
+    assert record.status == "valid"
+
+
+def test_no_finished_run_is_an_error(tmp_path: Path) -> None:
+    cells = curves(tmp_path, seeds=1)
+    with pytest.raises(InputError, match="got 7 that failed"):
+        read(cells, tmp_path, {item.name: "killed" for item in cells})
+
+
+@pytest.mark.parametrize(("converged", "share"), [(True, 1.0), (False, 0.0), (None, None)])
+def test_the_share_of_converged_attackers_is_in_every_summary(
+    tmp_path: Path, converged: bool | None, share: float | None
+) -> None:
+    record = read(curves(tmp_path, seeds=1, converged=converged), tmp_path)
+    for summary in (record, *record.points, *record.deltas):
+        assert summary.converged_share == share
+    assert record.points[0].unconverged == (share == 0.0)
+
+
+def test_controls_that_the_threat_model_forbids_are_missed(tmp_path: Path) -> None:
+    record = read(curves(tmp_path, seeds=1, controls=("mean_image", "ridge")), tmp_path)
+    assert record.status == "unproven"
+
+
+@pytest.mark.parametrize("text", ["1. buy milk", "[]", '{"runs": []}'])
+def test_a_plan_of_somebody_else_is_left_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / PLAN).write_text(text)
+    with pytest.raises(OutputError, match=PLAN):
+        compare([], tmp_path, board=None, recipe="tiny")  # type: ignore[arg-type]
+    assert (tmp_path / PLAN).read_text() == text
