@@ -67,6 +67,30 @@ def test_the_interval_covers_the_known_gap(seeds: int) -> None:
     assert covered(seeds, 100, 60) >= 0.88
 
 
+def test_the_interval_is_narrow_enough_to_find_a_gap() -> None:
+    """Coverage alone is easy: an interval without end has it."""
+    for key in range(10):
+        points = two(key, seeds=5, n=400, seed_db=0.1, seed_accuracy=0.002)
+        found = paired_delta(*points, rng=np.random.default_rng(key), resamples=60)
+        assert found.mse_db is not None
+        assert found.mse_db[0] > 0.2
+        assert found.mse_db[1] - found.mse_db[0] < 1.2
+
+
+def test_the_interval_in_accuracy_covers_the_known_gap() -> None:
+    """A curve 1 dB higher is wider by its slope: the gap at equal error is the mean over the errors that both have."""
+    below, above = (TradeOff.fit(ACCURACY, 10 ** ((MSE_DB + gap) / 10)) for gap in (0.0, 1.0))
+    truth = delta(below, above)
+    assert truth is not None
+    assert truth.accuracy_points is not None
+    hits = 0
+    for key in range(60):
+        found = paired_delta(*two(key), rng=np.random.default_rng(key), resamples=60)
+        assert found.accuracy_points is not None
+        hits += found.accuracy_points[0] <= truth.accuracy_points <= found.accuracy_points[1]
+    assert hits >= 0.88 * 60
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize(("seed_db", "seed_accuracy"), [(0.0, 0.0), (0.1, 0.002), (0.6, 0.01), (1.5, 0.02)])
