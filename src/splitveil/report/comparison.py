@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from splitveil.report.wording import DASH, INVALID, fixed, joined, percent
 __all__ = ["build_comparison_report", "matched_points"]
 
 _STEPS = 60
+_NEAR = 0.01
+_DAGGER = "\N{DAGGER}"
 _OUTCOMES = {"pass": "passed", "fail": "FAILED", "unchecked": "unchecked"}
 
 
@@ -30,7 +33,7 @@ def build_comparison_report(
 ) -> Path:
     """Write the report of a comparison.
 
-    The runs that are shown in pictures are those of the first seed at matched accuracy, see `matched_points`.
+    The runs that are shown in pictures are those of one seed at matched accuracy, see `matched_points`.
 
     Args:
         record: of the comparison.
@@ -42,24 +45,35 @@ def build_comparison_report(
         OutputError: `out` is something else than a report of ours, or cannot be written.
     """
     points = matched_points(record)
-    runs = [RunRecord(Path(folder) / RUNS / point.runs[min(point.runs)]) for point in points]
-    variables = context(load_runs(runs), title)
+    seeds = set.intersection(*({*point.runs} for point in points))
+    folders = [point.runs[min(seeds or point.runs)] for point in points]
     colours = _colours(record)
-    return write_page(Path(out), {**variables, "scatter": None, "comparison": _section(record, points, colours)})
+    runs = load_runs([RunRecord(Path(folder) / RUNS / name) for name in folders])
+    runs = [replace(run, colour=colours[run.spec.defense.name]) for run in runs]
+    section = _section(record, points, colours)
+    return write_page(Path(out), {**context(runs, title), "scatter": None, "comparison": section})
 
 
 def matched_points(record: ComparisonRecord) -> list[PointRecord]:
-    """The undefended point, and of each defense the selected point nearest to the middle of the shared accuracies.
+    """The undefended point, and of each defense one selected point, together as near to one accuracy as they come.
 
-    Without shared accuracies, the selected point with the highest accuracy.
+    They are matched on validation pictures, as all that is chosen is. Accuracies within a point of each other are as
+    near; of such matches that of the highest accuracy.
     """
-    ranges = [delta.accuracy_range for delta in record.deltas if delta.accuracy_range]
-    target = float(np.mean([np.mean(pair) for pair in ranges])) if ranges else 1.0
-    found = []
-    for name in _names(record):
-        candidates = [point for point in record.points if point.defense.name == name and point.selected]
-        found.append(min(candidates, key=lambda point: abs(point.accuracy.mean - target)))
-    return found
+    chosen = [point for point in record.points if point.selected]
+    curves = [[point for point in chosen if point.defense.name == name] for name in _names(record)]
+    undefended = [points for points in curves if points[0].defense.name == UNDEFENDED]
+    defended = [points for points in curves if points[0].defense.name != UNDEFENDED]
+
+    def match(accuracy: float) -> list[PointRecord]:
+        return [min(points, key=lambda point: abs(point.val_accuracy - accuracy)) for points in defended]
+
+    def spread(accuracy: float) -> float:
+        gaps = [round(abs(point.val_accuracy - accuracy), 6) for point in match(accuracy)]
+        return max([_NEAR, *gaps])
+
+    targets = sorted({point.val_accuracy for points in defended for point in points}, reverse=True)
+    return [points[0] for points in undefended] + match(min(targets, key=spread, default=0.0))
 
 
 def _names(record: ComparisonRecord) -> list[str]:
@@ -73,34 +87,36 @@ def _colours(record: ComparisonRecord) -> dict[str, int]:
 
 
 def _section(record: ComparisonRecord, shown: Sequence[PointRecord], colours: Mapping[str, int]) -> dict[str, Any]:
-    accuracies = [f"{point.label} ({percent(point.accuracy.mean)} %)" for point in shown]
+    accuracies = [f"{percent(point.accuracy.mean)} % under {point.label}" for point in shown]
     levels = {delta.level for delta in record.deltas} or {0.95}
     return {
         "seeds": len(record.seeds),
         "level": f"{fixed(100 * max(levels), 0)} %",
         "status": record.status,
-        "converged": DASH if record.converged_share is None else f"{fixed(100 * record.converged_share, 0)} %",
+        "converged": _share(record.converged_share),
+        "unconverged": any(point.unconverged for point in record.points),
         "svg": _plot(record, colours),
         "said": "; ".join(
             f"{point.label}: accuracy {percent(point.accuracy.mean)} %, MSE {fixed(point.mse.mean, 4)}"
             for point in record.points
         ),
-        "legend": [(name, colours[name]) for name in _names(record)],
+        "legend": [(_legend(record, name), colours[name]) for name in _names(record)],
+        "shared": _shared_range(record) is not None,
         "deltas": [_delta(delta, colours, record.status) for delta in record.deltas],
-        "points": [_point(point, colours) for point in record.points],
+        "points": [_point(point, colours, len(record.seeds)) for point in record.points],
         "checks": [
             {"word": _OUTCOMES[check.outcome], "outcome": check.outcome, "title": check.title, "detail": check.detail}
             for check in record.checks
         ],
         "failed": sorted(record.failed.items()),
-        "matched": f"Below, the runs of one seed that stand nearest to one accuracy: {joined(accuracies)}.",
+        "matched": f"Points of one accuracy on validation pictures; on test pictures {joined(accuracies)}.",
     }
 
 
 def _plot(record: ComparisonRecord, colours: Mapping[str, int]) -> Any:
     points = [
         Point(
-            label=point.label if point.defense.name == UNDEFENDED else _params(point),
+            label=_place_name(record, point) + _mark(point.unconverged),
             colour=colours[point.defense.name],
             x=point.mse.mean,
             y=100 * point.accuracy.mean,
@@ -127,22 +143,59 @@ def _plot(record: ComparisonRecord, colours: Mapping[str, int]) -> Any:
         y_label="accuracy, %",
         key="trade",
         curves=curves,
-        size=(7.6, 4.4),
+        band=_shared_range(record),
+        x_scale="log",
+        size=(10.4, 5.0),
     )
 
 
-def _params(point: PointRecord) -> str:
-    return ", ".join(f"{value}" for value in point.defense.params.values())
+def _shared_range(record: ComparisonRecord) -> tuple[float, float] | None:
+    """The accuracies in percent that the one delta of the page is the mean over."""
+    ranges = [delta.accuracy_range for delta in record.deltas]
+    if len(ranges) != 1 or ranges[0] is None:
+        return None
+    return 100 * ranges[0][0], 100 * ranges[0][1]
 
 
-def _point(point: PointRecord, colours: Mapping[str, int]) -> dict[str, Any]:
+def _varied(record: ComparisonRecord, name: str) -> list[str]:
+    """The parameters in which the points of a defense differ."""
+    params = [point.defense.params for point in record.points if point.defense.name == name]
+    keys = dict.fromkeys(key for item in params for key in item)
+    return [key for key in keys if any(item.get(key) != params[0].get(key) for item in params)]
+
+
+def _place_name(record: ComparisonRecord, point: PointRecord) -> str:
+    """What stands beside a point: the values that tell it from others of its curve, or the name of its defense."""
+    varied = _varied(record, point.defense.name)
+    return ", ".join(f"{point.defense.params.get(key, DASH)}" for key in varied) or point.defense.name
+
+
+def _legend(record: ComparisonRecord, name: str) -> str:
+    varied = _varied(record, name)
+    return f"{name}, by {joined(varied)}" if varied else name
+
+
+def _mark(unconverged: bool) -> str:
+    return f" {_DAGGER}" if unconverged else ""
+
+
+def _share(value: float | None) -> str:
+    return DASH if value is None else f"{fixed(100 * value, 0)} %"
+
+
+def _convergence(point: PointRecord | DeltaRecord) -> Cell:
+    text = _share(point.converged_share) + _mark(point.unconverged)
+    return Cell(text, "", "unsure" if point.unconverged else "")
+
+
+def _point(point: PointRecord, colours: Mapping[str, int], seeds: int) -> dict[str, Any]:
     return {
-        "label": point.label,
+        "label": point.label if len(point.runs) == seeds else f"{point.label} ({len(point.runs)} of {seeds} seeds)",
         "colour": colours[point.defense.name],
         "accuracy": Cell(percent(point.accuracy.mean), _between(point.accuracy, 100, 1)),
         "mse": Cell(fixed(point.mse.mean, 4), _between(point.mse, 1, 4)),
         "psnr_db": fixed(point.psnr_db, 1),
-        "converged": f"{fixed(100 * point.converged_share, 0)} %",
+        "converged": _convergence(point),
         "selected": point.selected,
     }
 
@@ -156,7 +209,10 @@ def _delta(delta: DeltaRecord, colours: Mapping[str, int], status: str) -> dict[
         "reference": delta.reference,
         "decibels": fixed(abs(delta.mse_db.mean), 1) if delta.mse_db else "",
         "direction": "more" if delta.mse_db and delta.mse_db.mean >= 0 else "less",
-        "mse_db": invalid or _signed(delta.mse_db, "no overlap"),
+        "verdict": delta.verdict,
+        "certain": delta.certain,
+        "converged": _convergence(delta),
+        "mse_db": invalid or _signed(delta.mse_db, delta.verdict),
         "accuracy_points": invalid or _signed(delta.accuracy_points, DASH),
         "accuracy_range": f"{percent(shared[0])} to {percent(shared[1])}" if shared else DASH,
         "overlapping": f"{fixed(100 * delta.overlapping_share, 0)} %",

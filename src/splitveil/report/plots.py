@@ -9,16 +9,16 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 __all__ = ["DASHES", "Curve", "Line", "Point", "line_plot", "scatter_plot"]
@@ -26,6 +26,8 @@ __all__ = ["DASHES", "Curve", "Line", "Point", "line_plot", "scatter_plot"]
 _INK, _MUTED, _GRID = "#010101", "#010102", "#010103"
 _SERIES = "#0201{:02x}"
 _NAME_LENGTH = 30
+_LETTER_PT = 6.0  # width of a letter of a name, about
+_NEAR_X, _NEAR_Y, _LINE = 0.01, 0.03, 0.05  # of a point, and the height of a name, as shares of the plot
 _MARKERS = "osD^vPX*"
 DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (1, 1.6), (6, 2, 1, 2), (8, 3))
 """Dash patterns in line widths; the legend on the page draws the same."""
@@ -76,6 +78,8 @@ def scatter_plot(
     y_label: str,
     key: str,
     curves: Sequence[Curve] = (),
+    band: tuple[float, float] | None = None,
+    x_scale: Literal["linear", "log"] = "linear",
     size: tuple[float, float] = (5.6, 3.7),
 ) -> Markup:
     """Points with error bars and their names beside them; a name that is empty is not written.
@@ -83,9 +87,15 @@ def scatter_plot(
     Args:
         key: unique on the page; it keeps the identifiers of two plots apart.
         curves: drawn below the points.
+        band: a range of y that is set off.
+        x_scale: on ``log``, equal distances are equal ratios, and so equal decibels.
         size: width and height, inches.
     """
     figure, axes = _figure(*size)
+    if x_scale == "log":
+        _set_log(axes, points)
+    if band is not None:
+        axes.axhspan(*band, color=_GRID, alpha=0.35, linewidth=0)
     for curve in curves:
         axes.plot(curve.x, curve.y, color=_SERIES.format(curve.colour), linewidth=1.8, alpha=0.75)
     for number, point in enumerate(points):
@@ -112,6 +122,16 @@ def scatter_plot(
     return _to_svg(figure, key, names)
 
 
+def _set_log(axes: Any, points: Sequence[Point]) -> None:
+    """Ticks at round numbers, more of them where the points span less than a decade."""
+    axes.set_xscale("log")
+    span = max(point.x for point in points) / min(point.x for point in points)
+    steps = (1.0, 2.0, 5.0) if span > 10 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
 def _short(name: str) -> str:
     return name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
 
@@ -125,26 +145,49 @@ def _stand_in(number: int) -> str:
 
 
 def _name_points(axes: Any, points: Sequence[Point]) -> None:
-    """Write names right of points, or left of those in the right half; names that would meet move apart."""
-    low, high = axes.get_ylim()
-    left, right = axes.get_xlim()
-    taken: list[tuple[bool, float]] = []
-    for number in sorted((item for item, point in enumerate(points) if point.label), key=lambda item: points[item].y):
-        point = points[number]
-        to_left = (point.x - left) > 0.62 * (right - left)
-        height = (point.y - low) / (high - low) + 0.035
-        while any(side == to_left and abs(height - other) < 0.065 for side, other in taken):
-            height += 0.01
-        taken.append((to_left, height))
+    """Write names above and right of points, or below and left where that is taken or leaves the plot.
+
+    A falling curve through a point leaves these two places free; where both are taken, a name moves up.
+    """
+    axes.autoscale_view()  # it is put off until drawing
+    to_axes = axes.transData + axes.transAxes.inverted()
+    places = [tuple(to_axes.transform((point.x, point.y))) for point in points]
+    taken = [_Box(x - _NEAR_X, x + _NEAR_X, y - _NEAR_Y, y + _NEAR_Y) for x, y in places]
+    letter = _LETTER_PT / (72 * axes.get_figure().get_figwidth())
+    for number in sorted((item for item, point in enumerate(points) if point.label), key=lambda item: places[item][1]):
+        (x, y), length = places[number], letter * len(_short(points[number].label))
+        right = _Box(x + _NEAR_X, x + _NEAR_X + length, y + _NEAR_Y, y + _NEAR_Y + _LINE)
+        left = _Box(x - _NEAR_X - length, x - _NEAR_X, y - _NEAR_Y - _LINE, y - _NEAR_Y)
+        inside = [box for box in (right, left) if box.left >= 0 and box.right <= 1] or [right]
+        box = next((box for box in inside if not box.meets(taken)), inside[0])
+        while box.meets(taken):
+            box = replace(box, bottom=box.bottom + 0.01, top=box.top + 0.01)
+        taken.append(box)
+        to_left = box.right < x
         axes.annotate(
             _stand_in(number),
-            (point.x, low + height * (high - low)),
-            xytext=(-8 if to_left else 8, 0),
-            textcoords="offset points",
+            (box.right if to_left else box.left, box.bottom),
+            xycoords="axes fraction",
             ha="right" if to_left else "left",
             va="bottom",
-            color=_SERIES.format(point.colour),
+            color=_SERIES.format(points[number].colour),
             parse_math=False,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    """A place on the plot, as shares of its width and height."""
+
+    left: float
+    right: float
+    bottom: float
+    top: float
+
+    def meets(self, others: Sequence[_Box]) -> bool:
+        return any(
+            self.left < other.right and other.left < self.right and self.bottom < other.top and other.bottom < self.top
+            for other in others
         )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -131,3 +133,17 @@ def test_attacks_are_called_by_their_name_and_by_what_tells_them_apart(make_run:
     run.add_attack(first.model_copy(update={"key": "decoder-twin"}))
     [seen] = load_runs([run])
     assert seen.name_of(seen.attacks[-1]) == "decoder-twin"
+
+
+def test_names_of_a_scatter_stay_off_each_other_and_off_points() -> None:
+    """Points in a heap, one at the right edge: every name has a place of its own, within the plot."""
+    heap = [(0.010 + 0.0004 * number, 80 + number % 3) for number in range(8)] + [(0.05, 60.0)]
+    points = [
+        Point(f"name {number}", 1, x, y, (x - 1e-4, x + 1e-4), (y - 0.5, y + 0.5)) for number, (x, y) in enumerate(heap)
+    ]
+    svg = scatter_plot(points, x_label="x", y_label="y", key="heap", x_scale="log", size=(10.4, 5.0))
+    found = re.findall(r'x="([\d.]+)" y="([\d.]+)"[^>]*>name \d<', svg)
+    places = [(float(x), float(y)) for x, y in found]
+    assert len(places) == len(points)
+    for first, second in itertools.combinations(places, 2):
+        assert abs(first[0] - second[0]) > 20 or abs(first[1] - second[1]) > 10
