@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from splitveil.experiments.compare.record import ComparisonRecord, Interval, PointRecord
     from splitveil.threats import ThreatModel
 
-_MOSTLY = 0.95
 _CURES = {"no overlap": "move the grids towards each other", "no shared seed": "run again what failed"}
 
 
@@ -145,7 +144,7 @@ def _show(record: ComparisonRecord) -> None:
         )
         if delta.unconverged:
             typer.echo(f"  ! {_share(delta.converged_share)} of the attackers behind it had converged")
-        if delta.overlapping_share < _MOSTLY:
+        if delta.rarely_shared:
             typer.echo(f"  in {100 * delta.overlapping_share:.0f} % of the resamples alone: an uncertain range")
     typer.echo(f"{_share(record.converged_share)} of the attackers had converged")
     for check in record.checks:

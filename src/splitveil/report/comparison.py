@@ -109,7 +109,7 @@ def _section(record: ComparisonRecord, shown: Sequence[PointRecord], colours: Ma
             for check in record.checks
         ],
         "failed": sorted(record.failed.items()),
-        "matched": f"Points of one accuracy on validation pictures; on test pictures {joined(accuracies)}.",
+        "matched": f"Points nearest to one accuracy on validation pictures; on test pictures {joined(accuracies)}.",
     }
 
 
@@ -215,7 +215,7 @@ def _delta(delta: DeltaRecord, colours: Mapping[str, int], status: str) -> dict[
         "mse_db": invalid or _signed(delta.mse_db, delta.verdict),
         "accuracy_points": invalid or _signed(delta.accuracy_points, DASH),
         "accuracy_range": f"{percent(shared[0])} to {percent(shared[1])}" if shared else DASH,
-        "overlapping": f"{fixed(100 * delta.overlapping_share, 0)} %",
+        "overlapping": Cell(_share(delta.overlapping_share), "", "unsure" if delta.rarely_shared else ""),
     }
 
 

@@ -161,6 +161,11 @@ def test_the_first_sentence_claims_what_is_shown(page: Any, found: DeltaRecord, 
     assert said in words(page(comparison(found)))
 
 
+def test_a_range_that_few_resamples_share_is_marked(page: Any) -> None:
+    assert '<strong class="unsure">68 %</strong>' in page(comparison(delta(overlapping_share=0.68)))
+    assert '<strong class="unsure">' not in page(comparison(delta(), points=POINTS[:5]))
+
+
 def test_a_broken_control_takes_the_numbers_away(page: Any) -> None:
     points = (POINTS[0].model_copy(update={"beats_controls": False}), *POINTS[1:])
     html = page(comparison(delta(), points=points))

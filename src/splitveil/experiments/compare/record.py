@@ -12,6 +12,7 @@ from splitveil.specs import Frozen, PlugInSpec, parse, read_json
 __all__ = ["FILE", "ComparisonRecord", "DeltaRecord", "Interval", "PointRecord", "ValidityCheck"]
 
 FILE = "comparison.json"
+_MOSTLY = 0.95
 
 
 class Interval(Frozen):
@@ -104,6 +105,11 @@ class DeltaRecord(Frozen):
             pictures=summary.pictures,
             converged_share=converged_share,
         )
+
+    @property
+    def rarely_shared(self) -> bool:
+        """Whether the curves of many resamples shared no accuracies: the interval speaks of the others alone."""
+        return self.verdict == "delta" and self.overlapping_share < _MOSTLY
 
     @property
     def certain(self) -> bool:
