@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from splitveil.data.tables import Progress
@@ -29,7 +29,8 @@ Picture = tuple[str, Callable[[], BinaryIO]]
 """What a picture is called in an error, and how to open it."""
 
 # Only formats that Pillow decodes itself: others, such as EPS, would start a program on bytes we do not trust.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO")
+# A camera's MPO begins with a JPEG and opens as one; Pillow knows no opener of that name.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _CHUNK = 256
 # Below this area the interpreter, not the decoder, is the limit, and threads cost more than they give (measured).
 _THREADED_PIXELS = 128 * 128
@@ -52,6 +53,11 @@ def decode(stream: BinaryIO, name: str) -> NDArray[np.uint8]:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise _too_large(name, str(error)) from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"expected a picture in {name}, got bytes that do not decode as any of {', '.join(_FORMATS)}: "
+            "convert or remove it"
+        ) from error
     except Exception as error:  # hostile bytes make Pillow raise nearly anything, from SyntaxError to struct.error
         raise InputError(
             f"expected a picture in {name}, got bytes that do not decode ({type(error).__name__}: {error}): "

@@ -85,7 +85,7 @@ def test_the_orientation_mark_of_a_camera_is_applied() -> None:
     [
         (b"", "do not decode"),
         (b"GIF89a", "do not decode"),
-        (b"not a picture at all", "do not decode"),
+        (b"not a picture at all", "do not decode as any of JPEG, PNG"),
         (saved(Image.fromarray(COLOUR)).getvalue()[:60], "do not decode"),
         (saved(Image.fromarray(np.zeros((64, 64, 3), np.uint8)), "JPEG").getvalue()[:400], "do not decode"),
         (png_header(6, 5), "do not decode"),
@@ -103,6 +103,13 @@ def test_hostile_bytes_are_refused_by_name(content: bytes, fact: str) -> None:
         decode(io.BytesIO(content), "'bad.png'")
     assert fact in str(caught.value)
     assert "'bad.png'" in str(caught.value)
+
+
+def test_the_first_picture_of_a_stereo_camera_is_read() -> None:
+    first, second = (Image.new("L", (6, 5), level) for level in (200, 20))
+    pixels = decode(saved(first, "MPO", save_all=True, append_images=[second]), "x")
+    assert pixels.shape == (5, 6)
+    assert abs(int(pixels.mean()) - 200) <= 2
 
 
 @pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")
