@@ -67,8 +67,12 @@ class UnknownNameError(SpecError):
         choices = sorted(known)
         near = get_close_matches(name, choices, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        super().__init__(f"unknown {kind} '{name}': {hint}Known: {', '.join(choices)}")
+        super().__init__(f"unknown {kind} '{name}': {hint}{_listed(choices)}")
         self.kind, self.name, self.known = kind, name, choices
+
+
+def _listed(choices: list[str]) -> str:
+    return f"Known: {', '.join(choices)}" if choices else "there is none to give, leave it out"
 
 
 class InputError(SplitveilError):

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from splitveil.errors import SpecError, UnknownNameError
 
@@ -84,11 +85,31 @@ def build(factory: Callable[..., Any], params: Mapping[str, Any], what: str, **g
     needed = [name for name in own if parameters[name].default is inspect.Parameter.empty and name not in params]
     if needed:
         raise SpecError(f"{what} expects the parameter '{needed[0]}', got none: pass {needed[0]}=…")
+    _check_types(factory, params, what)
     passed = {name: value for name, value in given.items() if takes_any or name in parameters}
     try:
         return factory(**passed, **params)
     except TypeError as error:
         raise SpecError(f"{what} cannot be built from {dict(params)}: {error}") from error
+
+
+_WORDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _check_types(factory: Callable[..., Any], params: Mapping[str, Any], what: str) -> None:
+    """Compare scalars with the annotations; whatever else a parameter may be, the factory checks itself."""
+    try:
+        hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except (NameError, TypeError):  # a third party's annotations that only a type checker can resolve
+        return
+    for name, value in params.items():
+        hint = hints.get(name)
+        kinds = set(get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,))
+        if not kinds <= {*_WORDS, type(None)}:
+            continue
+        if type(value) not in kinds | ({int} if float in kinds else set()):
+            words = " or ".join(_WORDS.get(kind, "null") for kind in (*_WORDS, type(None)) if kind in kinds)
+            raise SpecError(f"expected {words} for {name} of {what}, got {value!r}")
 
 
 class Registry:

@@ -22,6 +22,8 @@ __all__ = [
     "read_json",
 ]
 
+_SHOWN_FAULTS = 3
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -111,23 +113,27 @@ def parse(model: type[_Model], data: Any, source: str) -> _Model:
     """Validate plain data; an unknown key is named with the nearest known one.
 
     Raises:
-        SpecError: with one line per fault.
+        SpecError: names the first faults.
     """
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise SpecError(f"{source}: " + "; ".join(_explain(model, item) for item in error.errors())) from error
+        faults = [_explain(model, item) for item in error.errors()]
+        more = f"; and {len(faults) - _SHOWN_FAULTS} more" if len(faults) > _SHOWN_FAULTS else ""
+        raise SpecError(f"{source}: {'; '.join(faults[:_SHOWN_FAULTS])}{more}") from error
 
 
 def _explain(model: type[BaseModel], item: Any) -> str:
     path = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "missing":
+        return f"expected the key '{path}', got none"
     if item["type"] != "extra_forbidden":
         return f"{path or 'value'}: {item['msg']}, got {item.get('input')!r}"
     owner: Any = model
     for part in item["loc"][:-1]:
         annotation = owner.model_fields[part].annotation if hasattr(owner, "model_fields") else None
         owner = annotation if annotation is not None else owner
-    return str(UnknownNameError("key", path.rpartition(".")[2], getattr(owner, "model_fields", {})))
+    return str(UnknownNameError("key", str(item["loc"][-1]), getattr(owner, "model_fields", {})))
 
 
 def read_json(file: Path) -> Any:

@@ -17,7 +17,7 @@ from splitveil.errors import (
     SplitveilError,
     UnknownNameError,
 )
-from splitveil.registry import Registry, load_attribute
+from splitveil.registry import Registry, build, load_attribute
 
 BUILT_IN = [value for value in vars(registry).values() if isinstance(value, Registry)]
 
@@ -141,6 +141,33 @@ def test_registries_have_groups_of_their_own() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ errors
+
+
+def _plug_in(*, epochs: int, rate: float = 0.1, depth: int | None = None, weight: float | list[int] = 1.0) -> str:
+    return f"{epochs} {rate} {depth} {weight}"
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"epochs": 1.5}, "expected a whole number for epochs of plug-in 'x', got 1.5"),
+        ({"epochs": True}, "expected a whole number for epochs of plug-in 'x', got True"),
+        ({"epochs": 1, "rate": "fast"}, "expected a number for rate of plug-in 'x', got 'fast'"),
+        ({"epochs": 1, "depth": 0.5}, "expected a whole number or null for depth of plug-in 'x', got 0.5"),
+    ],
+)
+def test_scalars_of_a_user_have_the_annotated_type(params: dict[str, object], said: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        build(_plug_in, params, "plug-in 'x'")
+    assert str(caught.value) == said
+
+
+def test_values_that_annotations_allow_pass() -> None:
+    assert build(_plug_in, {"epochs": 1, "rate": 2, "depth": None, "weight": [3]}, "x") == "1 2 None [3]"
+
+
+def test_where_there_is_nothing_to_know_the_message_says_so() -> None:
+    assert str(UnknownNameError("parameter", "a", [])) == "unknown parameter 'a': there is none to give, leave it out"
 
 
 def drawn_tree() -> dict[str, tuple[str, int]]:
