@@ -24,7 +24,7 @@ _LAZY = {
     "factory": "splitveil.experiments.api:factory",
     "load_data": "splitveil.data:load_data",
     "load_model": "splitveil.experiments.api:load_model",
-    "report": "splitveil.report.build:build_report",
+    "report": "splitveil.report:",
     "protect": "splitveil.experiments.api:protect",
     "train": "splitveil.experiments.api:train",
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 from splitveil.data.sources import guess_source
 from splitveil.defenses import Defense
-from splitveil.errors import SpecError
+from splitveil.errors import SpecError, UsageError
 from splitveil.experiments.attacking import attack_run
 from splitveil.experiments.attacking import load_model as load_run_model
 from splitveil.experiments.building import build_parts, build_protected, factory_target
@@ -17,7 +17,7 @@ from splitveil.experiments.training import load_data_spec, train_run
 from splitveil.nets.parts import SplitParts
 from splitveil.records import AttackResult, RunRecord
 from splitveil.rng import Rng
-from splitveil.specs import DataSpec, ModelSpec, PlugInSpec, RunSpec
+from splitveil.specs import ModelSpec, PlugInSpec, RunSpec, parse
 from splitveil.split import SplitModel
 from splitveil.threats import ThreatModel
 from splitveil.training.objective import Objective
@@ -65,13 +65,18 @@ def make_spec(
     """A spec from a few words and a recipe."""
     source, path = guess_source(data)
     name = model or recipe.model
-    return RunSpec(
-        seed=seed,
-        data=DataSpec(source=source, path=str(path.resolve()) if path else None, limit=limit or recipe.limit),
-        model=ModelSpec(factory=factory_target(name), kwargs={**recipe.kwargs_for(name), **(model_kwargs or {})}),
-        defense=defense,
-        training=recipe.training,
-    )
+    facts = {
+        "seed": seed,
+        "data": {
+            "source": source,
+            "path": str(path.resolve()) if path else None,
+            "limit": recipe.limit if limit is None else limit,
+        },
+        "model": {"factory": factory_target(name), "kwargs": {**recipe.kwargs_for(name), **(model_kwargs or {})}},
+        "defense": defense,
+        "training": recipe.training,
+    }
+    return parse(RunSpec, facts, "run")
 
 
 def train(
@@ -101,6 +106,8 @@ def train(
         device: ``cuda``, ``cpu`` …
         model_kwargs: for the net's factory, such as ``width=0.25``.
     """
+    if not isinstance(defense, Defense):
+        raise UsageError(f"expected a Defense, got {defense!r}: pass one of splitveil.defenses, such as cem()")
     source, _ = guess_source(str(data))
     spec = make_spec(
         str(data),
@@ -125,6 +132,8 @@ def attack(
     **params: Any,
 ) -> AttackResult:
     """Attack a run and add the result to its record."""
+    if threat is not None and not isinstance(threat, ThreatModel):
+        raise UsageError(f"expected a ThreatModel, got {threat!r}: pass  ThreatModel.preset('black_box'), or another")
     record = run if isinstance(run, RunRecord) else RunRecord.open(Path(run))
     return attack_run(
         record, PlugInSpec(name=name, params=params), threat=threat, seed=seed, observer=observer, device=device

@@ -15,17 +15,17 @@ from splitveil.records import RunRecord
 from splitveil.report.page import context
 from splitveil.report.runs import load_runs
 
-__all__ = ["build_report", "write_page"]
+__all__ = ["build_report", "check_out", "write_page"]
 
 _OURS = re.compile(rb'<meta name="generator" content="splitveil report')
 _HEAD_BYTES = 4096
 
 
-def build_report(records: Sequence[RunRecord], out: Path, *, title: str = "What comes back") -> Path:
+def build_report(records: Sequence[RunRecord | Path | str], out: Path | str, *, title: str = "What comes back") -> Path:
     """Write the report of these runs; the same records give the same bytes.
 
     Args:
-        records: runs to compare; what a run lacks is shown as a dash with a note.
+        records: runs to compare, or their folders; what a run lacks is shown as a dash with a note.
         out: the HTML file. A report that is there is replaced; any other file is left alone.
         title: of the page.
 
@@ -33,20 +33,23 @@ def build_report(records: Sequence[RunRecord], out: Path, *, title: str = "What 
         The path that was written.
 
     Raises:
+        MissingDataError: a folder without a run.
         InputError: there is no run, or none has anything to show.
         OutputError: `out` is something else than a report of ours, or cannot be written.
     """
-    return write_page(Path(out), {**context(load_runs(records), title), "comparison": None})
+    runs = load_runs([item if isinstance(item, RunRecord) else RunRecord.open(Path(item)) for item in records])
+    return write_page(Path(out), {**context(runs, title), "comparison": None})
 
 
 def write_page(out: Path, variables: Mapping[str, Any]) -> Path:
     """Fill the template and write it, unless `out` is something else than a report of ours."""
-    _check_out(out)
+    check_out(out)
     write_text(out, _environment().get_template("page.html.j2").render(variables))
     return out
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
+    """Raise `OutputError` unless `out` is free, or a report of ours."""
     if out.is_dir():
         raise OutputError(f"expected a file to write the report to, got the folder '{out}': pass {out}/report.html")
     try:

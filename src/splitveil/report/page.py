@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from splitveil import __version__
+from splitveil.registry import MODELS
 from splitveil.report.curves import Curve, attack_curves, fact_rows, training_curves
 from splitveil.report.gallery import gallery
 from splitveil.report.plots import Point, scatter_plot
@@ -106,6 +107,14 @@ def _training(run: Run, key: str) -> Training:
     return Training(run.label, run.colour, tuple(training_curves(run, key)), tuple(fact_rows(run)))
 
 
+def _trust(factory: str | None) -> str:
+    """The option without which a model from outside is not loaded."""
+    if factory is None:
+        return " --model package.module:function"
+    foreign = factory not in {entry.target for entry in MODELS}
+    return f" --model {shlex.quote(factory)}" if foreign else ""
+
+
 def _provenance(run: Run) -> Provenance:
     name = run.record.name
     training = run.spec.training
@@ -118,7 +127,7 @@ def _provenance(run: Run) -> Provenance:
     return Provenance(
         label=run.label,
         colour=run.colour,
-        command=f"splitveil train --spec {spec_file} --out {new}",
+        command=f"splitveil train --spec {spec_file} --out {new}{_trust(run.spec.model.factory)}",
         spec=json.dumps(run.spec.model_dump(mode="json"), indent=2, ensure_ascii=False),
         environment=(*rows, *((str(key), scalar(value)) for key, value in run.environment.items())),
     )
