@@ -12,6 +12,8 @@ from splitveil.errors import OutputError
 
 __all__ = ["others", "write_bytes", "write_text", "write_with"]
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to the disk, and rename it.
@@ -34,9 +36,7 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         if _is_disk_error(error, path):
-            raise OutputError(
-                f"cannot write '{path}': {_reason(error)}; free some space or choose another --out"
-            ) from (error)
+            raise OutputError(f"cannot write '{path}': {_reason(error)}; {_cure(error)}") from error
         raise
 
 
@@ -57,6 +57,11 @@ def _reason(error: BaseException) -> str:
     if "os error 28" in str(error).lower():
         return "the disk is full"
     return str(error.strerror) if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def _cure(error: BaseException) -> str:
+    full = (isinstance(error, OSError) and error.errno in _NO_ROOM) or not isinstance(error, OSError)
+    return "free some space or choose another --out" if full else "choose another --out"
 
 
 def others(folder: Path, first: str) -> list[str]:

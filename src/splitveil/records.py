@@ -17,7 +17,7 @@ state/              checkpoint to resume from; removed when training is done
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,6 +107,19 @@ class AttackResult(Frozen):
     elapsed_s: float
 
 
+class AttackFile(Frozen):
+    """``attacks.json``."""
+
+    format: Literal[1] = 1
+    attacks: list[AttackResult]
+
+
+def _what_is_at(path: Path) -> str:
+    if path.is_dir():
+        return "no spec.json in it"
+    return "a file" if path.exists() else "no such folder"
+
+
 class RunRecord:
     """Reads and writes the files of one run.
 
@@ -126,9 +139,9 @@ class RunRecord:
         """
         path = Path(path)
         if not (path / "spec.json").is_file():
-            what = "no spec.json in it" if path.is_dir() else "no such folder"
             raise MissingDataError(
-                f"expected the folder of a run at '{path}', got {what}: train one with  splitveil train … --out {path}"
+                f"expected the folder of a run at '{path}', got {_what_is_at(path)}: "
+                f"train one with  splitveil train … --out {path}"
             )
         return cls(path)
 
@@ -141,10 +154,16 @@ class RunRecord:
         found = [cls(item.parent) for item in sorted(path.glob("*/spec.json"))] if path.is_dir() else []
         if not found:
             raise MissingDataError(
-                f"expected a run, or a folder of runs, at '{path}', got "
-                f"{'no spec.json in it' if path.is_dir() else 'no such folder'}"
+                f"expected a run, or a folder of runs, at '{path}', got {_what_is_at(path)}: "
+                f"train one with  splitveil train … --out {path}"
             )
         return found
+
+    @classmethod
+    def gather(cls, paths: Iterable[Path]) -> list[RunRecord]:
+        """The runs at or below all these paths, each once, in order."""
+        found = {record.path.resolve(): record for path in paths for record in cls.find(path)}
+        return list(found.values())
 
     @property
     def name(self) -> str:
@@ -159,7 +178,9 @@ class RunRecord:
     @property
     def environment(self) -> dict[str, Any]:
         """Versions, machine and the digest of the source."""
-        data: dict[str, Any] = self._read("env.json")
+        data = self._read("env.json")
+        if not isinstance(data, dict):
+            raise InputError(f"expected names and values in '{self.path / 'env.json'}', got a {type(data).__name__}")
         return data
 
     @property
@@ -174,8 +195,7 @@ class RunRecord:
         """All attacks on this run."""
         if not (self.path / "attacks.json").is_file():
             return []
-        source = str(self.path / "attacks.json")
-        return [parse(AttackResult, item, source) for item in self._read("attacks.json")["attacks"]]
+        return parse(AttackFile, self._read("attacks.json"), str(self.path / "attacks.json")).attacks
 
     @property
     def finished(self) -> bool:
@@ -204,7 +224,7 @@ class RunRecord:
     def add_attack(self, result: AttackResult) -> None:
         """Add the result of an attack, in place of one with the same key."""
         kept = [item for item in self.attacks if item.key != result.key]
-        self.write("attacks.json", {"format": 1, "attacks": [item.model_dump(mode="json") for item in [*kept, result]]})
+        self.write("attacks.json", AttackFile(attacks=[*kept, result]))
 
     def _read(self, name: str) -> Any:
         return read_json(self.path / name)

@@ -206,6 +206,9 @@ def test_report_is_one_file(run: Run, trained: Path, tmp_path: Path) -> None:
         (["--device", "tpu9"], 3, ["'tpu9'", "choose another"]),
         (["--device", "cuda:77"], 3, ["'cuda:77'", "choose another"]),
         (["--spec", "nothing.json"], 4, ["nothing.json"]),
+        (["--spec", "a.json", "--seed", "5", "-p", "a=1"], 2, ["either --spec or --param, --seed"]),
+        (["--model-param", "classes=3"], 3, ["output (n, 10)", "got (n, 3)"]),
+        (["--data", "x" * 300], 3, ["File name too long"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -213,6 +216,28 @@ def test_train_refuses(run: Run, tmp_path: Path, words: list[str], code: int, pa
     out = tmp_path / "run"
     refused(run("train", "--out", out, *words), code, *parts)
     assert not out.exists()
+
+
+def test_a_name_that_is_too_long_is_one_error(run: Run) -> None:
+    refused(run("train", "--out", "x" * 300), 3, "File name too long", "choose another")
+    refused(run("report", "x" * 300), 3, "File name too long")
+
+
+def test_a_factory_may_lie_where_the_command_runs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "net_of_a_user.py").write_text("from splitveil.nets.small import small as net\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    said = run("train", "--model", "net_of_a_user:net", "--defense", "none", "--out", "a", *QUICK)
+    assert said.code == 0, said.err
+    assert run("report", "a", "--out", "a.html").code == 0
+    assert "--out a-again --model net_of_a_user:net" in (tmp_path / "a.html").read_text()
+
+
+def test_the_package_runs_as_a_module() -> None:
+    words = [sys.executable, "-m", "splitveil", "--help"]
+    finished = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0
+    assert finished.stdout.startswith("Usage: splitveil ")
 
 
 def test_unknown_options_are_usage_errors(run: Run) -> None:
@@ -256,6 +281,11 @@ def test_the_demo_checks_its_folders_before_it_works(run: Run, tmp_path: Path) -
     (tmp_path / "cem" / "notes.txt").write_text("mine")
     refused(run("demo", "--out", tmp_path), 3, "notes.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["cem"]
+    (tmp_path / "cem" / "notes.txt").unlink()
+    (tmp_path / "report.html").write_text("my own page")
+    refused(run("demo", "--out", tmp_path), 3, "report.html", "another file")
+    assert (tmp_path / "report.html").read_text() == "my own page"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cem", "report.html"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from splitveil.cli import attack, compare, demo, listing, report, train
-from splitveil.errors import SplitveilError
+from splitveil.errors import OutputError, SplitveilError
 
 __all__ = ["app", "main"]
 
@@ -45,10 +45,15 @@ _INTERRUPTED = 130
 def main() -> None:
     """Run the command line: errors of the user's go to stderr in one line, with their exit code."""
     try:
-        app()
+        app(prog_name="splitveil")
     except SplitveilError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # a path that the operating system refuses, such as a name that is too long
+        if error.filename is None:
+            raise
+        typer.echo(f"error: cannot use '{error.filename}': {error.strerror}; choose another path", err=True)
+        sys.exit(OutputError.exit_code)
     except (KeyboardInterrupt, SystemExit) as stop:  # typer turns Ctrl-C within a command into an exit of its own
         if isinstance(stop, SystemExit) and stop.code != _INTERRUPTED:
             raise

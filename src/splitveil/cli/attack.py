@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from splitveil.cli.common import echo_json, parse_options, progress_bar, show_table
+from splitveil.cli.common import echo_json, parse_options, progress_bar, show_table, trust
 from splitveil.errors import CheckFailedError
 
 
@@ -31,8 +31,9 @@ def attack(
     from splitveil.specs import PlugInSpec
     from splitveil.threats import ThreatModel
 
+    trust(model)
     options = parse_options(param or [])
-    records = [record for path in runs for record in RunRecord.find(path)]
+    records = RunRecord.gather(runs)
     granted = ThreatModel.preset(threat)
     results = []
     for record in records:

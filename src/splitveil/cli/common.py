@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from splitveil.records import RunRecord
     from splitveil.training.observer import Observer
 
-__all__ = ["echo_json", "parse_grid", "parse_options", "progress_bar", "show_table"]
+__all__ = ["echo_json", "parse_grid", "parse_options", "progress_bar", "show_table", "trust"]
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -59,6 +60,15 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def trust(model: str | None) -> str | None:
+    """The factory ``package.module:function`` if one is named; it may lie in the folder where the command runs."""
+    if model is None or ":" not in model:
+        return None
+    if os.getcwd() not in sys.path:  # an installed command, unlike  python -m, does not search it
+        sys.path.append(os.getcwd())
+    return model
 
 
 def progress_bar(label: str) -> Observer:

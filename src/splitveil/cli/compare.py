@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from splitveil.cli.common import echo_json, parse_grid, parse_options
+from splitveil.cli.common import echo_json, parse_grid, parse_options, trust
 from splitveil.errors import CheckFailedError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def compare(
     from splitveil.threats import ThreatModel
 
     granted = ThreatModel.preset(threat)
-    trusted = model if model is not None and ":" in model else None
+    trusted = trust(model)
     scale = recipe or default_recipe(guess_source(data)[0])
     cells = plan_cells(
         defenses,

@@ -22,12 +22,15 @@ def demo(
     if curves:
         _curves(out, seed, json_)
         return
-    from splitveil.experiments.demo import run_demo
-    from splitveil.report.build import build_report
+    from splitveil.experiments.demo import PAGE, check_demo_folder, run_demo
+    from splitveil.report.build import build_report, check_out
     from splitveil.report.console import summary_rows
 
+    page = out / PAGE
+    check_demo_folder(out)
+    check_out(page)  # before the work, not after it
     records = run_demo(out, seed, progress_bar)
-    page = build_report(records, out / "report.html", title="splitveil demo")
+    build_report(records, page, title="splitveil demo")
     if json_:
         echo_json({"report": str(page), "runs": summary_rows(records)})
         return
@@ -39,8 +42,9 @@ def demo(
 def _curves(out: Path, seed: int, json_: bool) -> None:
     from splitveil.cli.compare import finish
     from splitveil.errors import UsageError
-    from splitveil.experiments.demo import comparison_cells
+    from splitveil.experiments.demo import check_demo_folder, comparison_cells
 
     if seed != 0:
         raise UsageError("expected either --curves or --seed, got both: curves take two seeds of their own")
+    check_demo_folder(out)
     finish(comparison_cells(), out / "curves", recipe="tiny", json_=json_)

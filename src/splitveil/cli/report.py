@@ -20,7 +20,7 @@ def report(
     from splitveil.report.build import build_report
     from splitveil.report.console import summary_rows
 
-    records = [record for path in runs for record in RunRecord.find(path)]
+    records = RunRecord.gather(runs)
     page = build_report(records, out)
     if json_:
         echo_json({"report": str(page), "runs": summary_rows(records)})

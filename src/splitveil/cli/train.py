@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
-from splitveil.cli.common import echo_json, parse_options, progress_bar
+from splitveil.cli.common import echo_json, parse_options, progress_bar, trust
 from splitveil.errors import UsageError
+
+_IN_THE_SPEC = ("data", "defense", "param", "model_param", "recipe", "set_", "limit", "seed")
+"""Options that a spec answers already."""
 
 
 def train(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the run: new, or an earlier one to go on with.")],
     data: Annotated[
         str, typer.Option(help="'digits', a folder of parquet tables, or a folder with one sub-folder per class.")
@@ -21,7 +25,9 @@ def train(
     model: Annotated[str | None, typer.Option(help="See  splitveil list models, or package.module:function.")] = None,
     model_param: Annotated[list[str] | None, typer.Option(help="Of the model: width=0.25.")] = None,
     recipe: Annotated[str | None, typer.Option(help="tiny, quick or full; tiny for the digits, else quick.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Of the training: epochs=10.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Of the training: epochs=10, 'augment={\"crop\": 2}'.")
+    ] = None,
     spec: Annotated[Path | None, typer.Option(help="A spec.json, in place of the options above.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The most pictures to use.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and noise.")] = 0,
@@ -36,9 +42,8 @@ def train(
     from splitveil.experiments.training import train_run
     from splitveil.specs import PlugInSpec, RunSpec, TrainingSpec, parse, read_json
 
-    if spec is not None and (param or set_ or model_param or limit):
-        raise UsageError("expected either --spec or --param, --set, --model-param, --limit, got both")
     if spec is not None:
+        _refuse_both(context)
         chosen = parse(RunSpec, read_json(spec), str(spec))
     else:
         options = parse_options(param or [])
@@ -56,7 +61,7 @@ def train(
         changed = {**chosen.training.model_dump(), **parse_options(set_ or [])}
         chosen = chosen.model_copy(update={"training": parse(TrainingSpec, changed, "--set")})
     label = out.name or chosen.defense.name
-    trusted = model if model is not None and ":" in model else None
+    trusted = trust(model)
     record = train_run(chosen, out, observer=progress_bar(label), device=device, trusted=trusted)
     result = record.evaluation
     if result is None:
@@ -71,3 +76,16 @@ def train(
             f"{result.payload_bytes} bytes per release"
         )
         typer.echo(f"next: splitveil attack {out}")
+
+
+def _refuse_both(context: typer.Context) -> None:
+    """A spec says all of the run; an option beside it would be passed over in silence."""
+    given = [name for name in _IN_THE_SPEC if _was_given(context, name)]
+    if given:
+        named = ", ".join(f"--{name.strip('_').replace('_', '-')}" for name in given)
+        raise UsageError(f"expected either --spec or {named}, got both: change the spec, or leave it out")
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

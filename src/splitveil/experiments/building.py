@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
+
 from splitveil.contracts import Weighted
 from splitveil.data.splits import Splits
 from splitveil.data.tables import Source
@@ -12,12 +14,21 @@ from splitveil.defenses import Defense, load_defense
 from splitveil.defenses.mechanisms.identity import Identity
 from splitveil.errors import SpecError
 from splitveil.nets.parts import SplitParts
+from splitveil.noise import SeededNoise
 from splitveil.registry import MODELS, build, load_attribute
 from splitveil.rng import Rng
 from splitveil.specs import ModelSpec, RunSpec
-from splitveil.split import SplitModel
+from splitveil.split import SplitModel, evaluating
 
-__all__ = ["build_parts", "build_protected", "build_run", "complete_kwargs", "factory_target", "trusted_factory"]
+__all__ = [
+    "build_parts",
+    "build_protected",
+    "build_run",
+    "check_fit",
+    "complete_kwargs",
+    "factory_target",
+    "trusted_factory",
+]
 
 
 def factory_target(model: str) -> str:
@@ -109,3 +120,32 @@ def build_run(
     rng = Rng(spec.seed)
     parts = build_parts(spec.model, rng.child("init"), trusted)
     return *build_protected(parts, defense, classes, rng), defense
+
+
+def check_fit(model: SplitModel, source: Source) -> None:
+    """Pass two blank pictures through a model, so that one that does not fit the data fails before it is trained.
+
+    Raises:
+        SpecError: the model is for pictures of another shape, or its output has too few classes.
+    """
+    if tuple(model.input_shape) != source.input_shape:
+        raise SpecError(
+            f"expected a model for pictures of shape {source.input_shape}, got one for {tuple(model.input_shape)}: "
+            "leave its input_shape out, the pictures decide it"
+        )
+    pictures = torch.zeros(2, *source.input_shape)
+    noises = model.draw(SeededNoise(Rng(0)), len(pictures), pictures.device)
+    try:
+        with evaluating(model), torch.no_grad():
+            shape = tuple(model(pictures, noises).output.shape)
+    except RuntimeError as error:  # parts of a foreign factory that do not fit each other
+        reason = str(error).splitlines()[0]
+        raise SpecError(
+            f"the model cannot take pictures of shape {source.input_shape}: {reason}; make its parts fit"
+        ) from error
+    if len(shape) != 2 or shape[1] < source.classes:
+        got = ", ".join(str(side) for side in shape[1:])
+        raise SpecError(
+            f"expected a model with output (n, {source.classes}), one score per class, got (n, {got}): "
+            "leave its classes out, the pictures decide them"
+        )

@@ -9,10 +9,13 @@ from typing import Any
 from splitveil.errors import OutputError
 from splitveil.files import others
 from splitveil.records import RunRecord
-from splitveil.specs import RunSpec
+from splitveil.specs import DataSpec, RunSpec
 from splitveil.training.observer import Observer
 
-__all__ = ["EventLog", "check_folder", "claim"]
+__all__ = ["EventLog", "check_apart", "check_folder", "claim"]
+
+_LONGEST_VALUE = 40
+"""Characters; a digest is longer and says no more with all of them."""
 
 
 def check_folder(out: Path) -> None:
@@ -23,6 +26,14 @@ def check_folder(out: Path) -> None:
         raise OutputError(
             f"expected an empty or new folder, or an earlier run, at '{out}', got other files "
             f"({', '.join(found[:3])}, …): choose another --out"
+        )
+
+
+def check_apart(out: Path, data: DataSpec) -> None:
+    """Raise `OutputError` if `out` lies among the pictures, where a run would be read as pictures next time."""
+    if data.path is not None and out.resolve().is_relative_to(Path(data.path).resolve()):
+        raise OutputError(
+            f"expected an output folder outside the pictures in '{data.path}', got '{out}': choose another --out"
         )
 
 
@@ -49,7 +60,12 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
         return [
             found for key in keys for found in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
         ]
-    return [] if old == new else [f"{path} {json.dumps(old)} / {json.dumps(new)}"]
+    return [] if old == new else [f"{path} {_brief(old)} / {_brief(new)}"]
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
 
 
 class EventLog(Observer):

@@ -44,7 +44,10 @@ def load_weights(built: SplitModel, folder: Path) -> SplitModel:
         tensors = load_file(weights)
     except (SafetensorError, ValueError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the weights of '{folder}': {error}; restore the files or train again") from error
-    apply_edits(built, edits_from_json(edits))
+    try:
+        apply_edits(built, edits_from_json(edits))
+    except InputError as error:
+        raise InputError(f"'{architecture}': {error}") from error
     bad = [name for name, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if bad:
         raise InputError(f"expected finite weights in '{weights}', got NaN or infinity in {bad[0]}: train again")

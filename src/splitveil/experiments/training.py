@@ -17,9 +17,9 @@ from splitveil.data.sources import load_source
 from splitveil.data.splits import Splits, make_splits
 from splitveil.data.tables import Source
 from splitveil.errors import InputError
-from splitveil.experiments.building import build_run, complete_kwargs
+from splitveil.experiments.building import build_run, check_fit, complete_kwargs
 from splitveil.experiments.environment import describe_environment, pick_device
-from splitveil.experiments.folder import EventLog, check_folder, claim
+from splitveil.experiments.folder import EventLog, check_apart, check_folder, claim
 from splitveil.experiments.scoring import as_result, score_model
 from splitveil.experiments.storage import save_model
 from splitveil.files import write_with
@@ -125,10 +125,12 @@ def train_run(
     """
     listener, target = observer or Observer(), pick_device(device)
     check_folder(out)
+    check_apart(out, spec.data)
     data = data or load_data_spec(spec.data, listener)
     spec = _complete(spec, data, trusted)
     task = Classification()
     model, penalties, defense = build_run(spec, data.source.classes, trusted)
+    check_fit(model, data.source)
     built = copy.deepcopy(model)
     record = claim(out, spec)
     if record.finished:

@@ -11,13 +11,14 @@ from typing import Any
 from splitveil.data.sources import guess_source
 from splitveil.errors import OutputError, SpecError, SplitveilError, ThreatModelError
 from splitveil.experiments.api import default_recipe, make_spec
-from splitveil.experiments.building import build_run, complete_kwargs
+from splitveil.experiments.building import build_run, check_fit, complete_kwargs
 from splitveil.experiments.compare.analysis import analyse
 from splitveil.experiments.compare.plan import Cell, Grid, cell_of, expand
 from splitveil.experiments.compare.record import FILE, ComparisonRecord
 from splitveil.experiments.compare.run import run_cells
 from splitveil.experiments.compare.workers import Board
 from splitveil.experiments.environment import pick_device
+from splitveil.experiments.folder import check_apart
 from splitveil.experiments.recipes import load_recipe
 from splitveil.experiments.training import LoadedData, load_data_spec
 from splitveil.files import others, write_text
@@ -115,10 +116,13 @@ def compare(
     """
     out, threat = Path(out), threat or ThreatModel.preset("white_box")
     _check_folder(out)
+    for cell in cells:
+        check_apart(out, cell.spec.data)
+    chosen = pick_device(device)
     plan = {"recipe": recipe, "threat": threat.to_json(), "runs": [cell.name for cell in cells]}
     write_text(out / PLAN, json.dumps(plan, indent=2) + "\n")
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = workers or (1 if pick_device(device).type == "cuda" else cpus)
+    count = workers or (1 if chosen.type == "cuda" else cpus)
     outcomes = run_cells(
         cells,
         out / RUNS,
@@ -169,4 +173,4 @@ def _check_models(cells: Sequence[Cell], pictures: LoadedData) -> None:
     for cell in cells:
         kwargs = complete_kwargs(cell.spec.model, pictures.source, pictures.splits, cell.spec.model.factory)
         spec = cell.spec.model_copy(update={"model": kwargs})
-        build_run(spec, pictures.source.classes, cell.spec.model.factory)
+        check_fit(build_run(spec, pictures.source.classes, cell.spec.model.factory)[0], pictures.source)

@@ -1,0 +1,5 @@
+"""``python -m splitveil``."""
+
+from splitveil.cli import main
+
+main()
