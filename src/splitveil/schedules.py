@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from splitveil.contracts import TrainState
+from splitveil.contracts import Budget, TrainState
 from splitveil.errors import SpecError
 
-__all__ = ["Constant", "LearningRateCoupled", "Schedule", "WarmUp"]
+__all__ = ["Budgeted", "Constant", "LearningRateCoupled", "Schedule", "WarmUp"]
 
 
 class Schedule(Protocol):
@@ -80,3 +80,62 @@ class LearningRateCoupled:
         if state.lr < self.full_below:
             return self.weight
         return self.weight * self.reference / state.lr
+
+
+@dataclass(frozen=True, slots=True)
+class Budgeted:
+    """As much weight as a budget of validation accuracy allows.
+
+    ```
+    w_0 = weight,   w_t = w_(t-1) * f_t  if epoch t-1 kept the budget, else  w_(t-1) / f_t
+    f_1 = factor,   f_t = max(sqrt(f_(t-1)), smallest_factor)  where the direction changes, else  f_(t-1)
+    ```
+
+    within ``weight / span`` and ``weight * span``. Large steps find the size of the weight, small ones then follow the
+    edge of the budget. The weight is a fold over the stage's validations, so it needs no memory beyond them; without a
+    reference to hold them against it is 0.
+
+    Args:
+        weight: of the first epoch, > 0.
+        budget: what an epoch may lose.
+        factor: of the first steps, > 1.
+        smallest_factor: of the last steps, > 1.
+        span: how far the weight may move from the first one, up and down.
+
+    Example:
+        >>> schedule = Budgeted(1.0, Budget(points=1.0, term="conditional_entropy"))
+        >>> state = TrainState(2, 0, 0.5, 0.01, validations=(0.97, 0.93), reference=0.97)
+        >>> round(schedule(state), 3)  # 1, raised to 2, lowered to 2 / sqrt(2)
+        1.414
+    """
+
+    weight: float
+    budget: Budget
+    factor: float = 2.0
+    smallest_factor: float = 1.25
+    span: float = 1000.0
+
+    def __post_init__(self) -> None:
+        _check_weight(self.weight)
+        if self.weight == 0:
+            raise SpecError(
+                "expected a first weight > 0 under a budget, got 0: a factor cannot raise it, give a small one"
+            )
+        if not 1 < self.smallest_factor <= self.factor < self.span:
+            raise SpecError(
+                "expected 1 < smallest_factor <= factor < span, got "
+                f"{self.smallest_factor}, {self.factor} and {self.span}"
+            )
+
+    def __call__(self, state: TrainState) -> float:
+        if state.reference is None:
+            return 0.0
+        weight, factor, kept_last = self.weight, self.factor, None
+        for score in state.validations:
+            kept = self.budget.keeps(score, state.reference)
+            if kept_last is not None and kept != kept_last:
+                factor = max(math.sqrt(factor), self.smallest_factor)
+            weight = weight * factor if kept else weight / factor
+            weight = min(max(weight, self.weight / self.span), self.weight * self.span)
+            kept_last = kept
+        return weight

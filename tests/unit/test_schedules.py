@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitveil.contracts import TrainState
+from splitveil.contracts import Budget, TrainState
 from splitveil.errors import SpecError
-from splitveil.schedules import Constant, LearningRateCoupled, Schedule, WarmUp
+from splitveil.schedules import Budgeted, Constant, LearningRateCoupled, Schedule, WarmUp
 
 weights = st.floats(0.0, 100.0)
 progresses = st.floats(0.0, 1.0, exclude_max=True)
@@ -123,3 +125,80 @@ def test_schedules_are_values(kind: type[Schedule]) -> None:
     assert kind(2.0) != kind(3.0)
     with pytest.raises(FrozenInstanceError):
         kind(2.0).weight = 5.0
+
+
+# ------------------------------------------------------------------------------------------------ under a budget
+
+BUDGET = Budget(points=1.0, term="penalty")
+KEPT, BROKEN = 0.90, 0.85
+
+
+def after(*validations: float, reference: float | None = 0.90) -> TrainState:
+    return TrainState(len(validations), 0, 0.5, 0.01, validations=validations, reference=reference)
+
+
+@pytest.mark.parametrize(
+    ("validations", "expected"),
+    [
+        ((), 0.5),
+        ((KEPT,), 1.0),
+        ((KEPT, KEPT), 2.0),
+        ((BROKEN,), 0.25),
+        ((BROKEN, BROKEN), 0.125),
+        ((KEPT, BROKEN), 1.0 / 2**0.5),
+        ((KEPT, BROKEN, BROKEN), 0.5),
+        ((KEPT, BROKEN, KEPT), 1.0 / 2**0.5 * 1.25),  # a fourth root of 2 is under the smallest factor
+        ((KEPT, BROKEN, KEPT, BROKEN), 1.0 / 2**0.5),
+    ],
+)
+def test_a_kept_budget_raises_the_weight_and_a_broken_one_lowers_it(
+    validations: tuple[float, ...], expected: float
+) -> None:
+    assert Budgeted(0.5, BUDGET)(after(*validations)) == pytest.approx(expected)
+
+
+def test_the_edge_of_the_budget_keeps_it() -> None:
+    """In spite of rounding: accuracies are means in single precision."""
+    assert BUDGET.keeps(float(torch.tensor(0.89)), float(torch.tensor(0.90)))
+    assert not BUDGET.keeps(0.88999, 0.90)
+    assert Budget(0.0, "penalty").keeps(0.9, 0.9)
+
+
+def test_the_weight_stays_within_its_span() -> None:
+    schedule = Budgeted(0.5, BUDGET, span=10.0)
+    assert schedule(after(*[KEPT] * 50)) == 5.0
+    assert schedule(after(*[BROKEN] * 50)) == 0.05
+    assert schedule(after(*[KEPT] * 50, BROKEN)) < 5.0
+
+
+def test_without_a_reference_there_is_no_weight() -> None:
+    assert Budgeted(0.5, BUDGET)(after(KEPT, KEPT, reference=None)) == 0.0
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(0.0, 1.0), max_size=40), st.floats(0.0, 1.0))
+def test_the_weight_is_a_fold(validations: list[float], reference: float) -> None:
+    """One more epoch moves the weight by a factor in the right direction, from any history."""
+    schedule = Budgeted(0.5, BUDGET)
+    weights = [schedule(after(*validations[:count], reference=reference)) for count in range(len(validations) + 1)]
+    assert all(0.5 / 1000 <= weight <= 0.5 * 1000 for weight in weights)
+    for score, before, now in zip(validations, weights[:-1], weights[1:], strict=True):
+        low, high = (1.0, 2.0) if BUDGET.keeps(score, reference) else (0.5, 1.0)
+        assert low * (1 - 1e-9) <= now / before <= high * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("points", [-0.1, 100, math.nan, math.inf, "0.5", True, None])
+def test_budgets_that_cannot_be_meant(points: Any) -> None:
+    with pytest.raises(SpecError, match=r"expected a budget of 0 <= points < 100, got .*: give percentage points"):
+        Budget(points, "penalty")
+
+
+@pytest.mark.parametrize("changes", [{"factor": 1.0}, {"smallest_factor": 1.0}, {"factor": 1.1}, {"span": 1.5}])
+def test_factors_that_cannot_be_meant(changes: dict[str, float]) -> None:
+    with pytest.raises(SpecError, match="1 < smallest_factor <= factor < span"):
+        Budgeted(0.5, BUDGET, **changes)
+
+
+def test_a_budget_needs_a_weight_to_start_from() -> None:
+    with pytest.raises(SpecError, match="expected a first weight > 0"):
+        Budgeted(0.0, BUDGET)

@@ -11,6 +11,7 @@ edge: x, z, finish          public: r, reply          (`splitveil.split.SplitMod
 
 from splitveil.contracts.attack import Attack, Inverter, Metric, Subject, View
 from splitveil.contracts.training import (
+    Budget,
     FeatureBatch,
     FeatureStream,
     Penalty,
@@ -35,6 +36,7 @@ from splitveil.contracts.wire import Codec, Mechanism
 
 __all__ = [
     "Attack",
+    "Budget",
     "Codec",
     "FeatureBatch",
     "FeatureSpec",

@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Tensor, nn
 
-from splitveil.contracts.values import FeatureSpec, GaussianChannel, Trace, TrainState
+from splitveil.contracts.values import FeatureSpec, GaussianChannel, Trace, TrainState, positive
+from splitveil.errors import SpecError
 
 if TYPE_CHECKING:
     from splitveil.rng import Rng
 
 __all__ = [
+    "Budget",
     "FeatureBatch",
     "FeatureStream",
     "Penalty",
@@ -25,6 +27,7 @@ __all__ = [
     "Weighted",
 ]
 
+_ROUNDING = 1e-6  # far below one picture, far above the error of a mean in single precision
 
 Terms = dict[str, Tensor]
 """Named scalars of a penalty, each a mean over samples where the method allows it."""
@@ -94,6 +97,35 @@ class Weighted:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """What a stage may lose of the reference's validation score, and what it is to buy with it.
+
+    Args:
+        points: percentage points, 0 <= points < 100.
+        term: name of the penalty's term that is to be as low as the budget allows.
+
+    Example:
+        >>> Budget(0.5, "conditional_entropy").keeps(0.965, reference=0.97)
+        True
+    """
+
+    points: float
+    term: str
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.points, (int, float)) and not isinstance(self.points, bool)
+        if not (number and 0 <= self.points < 100):
+            raise SpecError(
+                f"expected a budget of 0 <= points < 100, got {self.points!r}: give percentage points of validation "
+                "accuracy, for example 0.5"
+            )
+
+    def keeps(self, score: float, reference: float) -> bool:
+        """Whether a score in [0, 1] lies at most `points` below the reference."""
+        return score >= reference - self.points / 100 - _ROUNDING
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """A part of training: what trains, for how long, and what is done before.
 
@@ -102,12 +134,29 @@ class Stage:
         share: of the recipe's epochs.
         parts: the attributes of the split model that train; the others are frozen, batch norm included.
         before: changes the model before the stage (prune, insert); the optimiser is built after it.
+        min_epochs: however short the recipe is.
+        lr_scale: times the recipe's learning rate.
+        lr_schedule: in place of the recipe's.
+        budget: the stage starts from the weights selected in the stage before, whose validation score is the
+            reference, and ends with weights that keep the budget.
     """
 
     name: str = "train"
     share: float = 1.0
     parts: tuple[str, ...] = ("head", "mechanism", "tail", "finish")
     before: Callable[[nn.Module], None] | None = None
+    min_epochs: int = 1
+    lr_scale: float = 1.0
+    lr_schedule: Literal["multistep", "cosine", "constant"] | None = None
+    budget: Budget | None = None
+
+    def __post_init__(self) -> None:
+        positive(self.lr_scale, "lr_scale")
+        if self.budget is not None and self.before is not None:
+            raise SpecError(
+                f"expected the model unchanged before stage '{self.name}', got a hook: the weights that its budget "
+                "falls back on would not fit any more; change the model in a stage before it"
+            )
 
 
 class Task(ABC):

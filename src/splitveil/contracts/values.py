@@ -163,6 +163,8 @@ class TrainState:
         progress: share of the stage that has passed, in [0, 1).
         lr: learning rate of this step.
         last_validation: score of the last validation, or None before the first.
+        validations: score of each finished epoch of this stage, in order.
+        reference: score that a stage with a budget is held against, None in other stages.
     """
 
     epoch: int
@@ -170,6 +172,8 @@ class TrainState:
     progress: float
     lr: float
     last_validation: float | None = None
+    validations: tuple[float, ...] = ()
+    reference: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

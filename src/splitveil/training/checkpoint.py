@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,8 +27,10 @@ class Place:
     stage: int = 0
     epoch: int = 0
     step: int = 0
-    best: dict[str, float] | None = None
+    best: dict[str, Any] | None = None
     last_validation: float | None = None
+    validations: list[float] = field(default_factory=list)
+    reference: float | None = None
     facts: dict[str, dict[str, float]] = field(default_factory=dict)
     edits: str = "[]"
     log_size: int = 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,30 +23,20 @@ from splitveil.training.checkpoint import CheckpointStore, Place, gather, scatte
 from splitveil.training.features import TrainingFeatures
 from splitveil.training.objective import Objective
 from splitveil.training.observer import Observer
+from splitveil.training.rates import learning_rate, paced
+from splitveil.training.selection import is_better
 from splitveil.training.totals import Totals
 
 if TYPE_CHECKING:
     from splitveil.specs import AugmentSpec, TrainingSpec
 
-__all__ = ["Trainer", "learning_rate"]
+__all__ = ["Trainer"]
 
 _VALIDATION_BATCH = 512
-_CANDIDATES = 0.2  # the last share of the epochs, among which the weights are selected
 
 
-def learning_rate(settings: TrainingSpec, progress: float) -> float:
-    """The rate at this share of the stage's epochs.
-
-    Example:
-        >>> from splitveil.specs import TrainingSpec
-        >>> learning_rate(TrainingSpec(epochs=10, lr=0.1, schedule="cosine"), 0.5)
-        0.05
-    """
-    if settings.schedule == "cosine":
-        return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
-    if settings.schedule == "multistep":
-        return settings.lr * settings.gamma ** sum(progress >= share for share in settings.milestones)
-    return settings.lr
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if isinstance(value, float)}
 
 
 class Trainer:
@@ -54,7 +45,8 @@ class Trainer:
     Every random number is a function of (seed, stage, epoch, step), so a resumed run ends with the same bits as one
     that was never stopped. The final weights are those with the lowest objective on validation data among the last
     fifth of the last stage's epochs: before that, penalties have not yet reached their weight, and to select by
-    accuracy alone would select the least private epoch.
+    accuracy alone would select the least private epoch. A stage with a budget starts from the weights that are selected
+    so in the stage before, and ends with those that lower its term most while they keep the budget.
 
     Args:
         model: trained in place.
@@ -86,7 +78,12 @@ class Trainer:
         store: CheckpointStore | None = None,
     ) -> None:
         self.model, self.task, self.penalties, self.stages = model, task, tuple(penalties), tuple(stages)
+        if self.stages and self.stages[0].budget is not None:
+            raise SpecError(
+                f"expected a stage before '{self.stages[0].name}', got none: its budget counts from the accuracy there"
+            )
         self.settings, self.train_set, self.val_set, self.classes = settings, train, val, classes
+        self._paces = [paced(settings, stage) for stage in self.stages]
         self.rng, self.observer, self.store = rng, observer or Observer(), store
         self.steps = steps(len(train), settings.batch_size)
         self.place = Place()
@@ -114,25 +111,28 @@ class Trainer:
                 self.place.stage, self.place.epoch, self.place.step = self.place.stage + 1, 0, 0
         finally:
             self.observer.stop()
-        self.observer.event({"event": "selected", **(self.place.best or {})})
+        self._announce(self.stages[-1])
         self.model.load_state_dict(self._best)
         self.model.requires_grad_(True).eval()
 
     def _epochs(self, stage: Stage) -> int:
-        return max(1, round(stage.share * self.settings.epochs))
+        return max(1, stage.min_epochs, round(stage.share * self.settings.epochs))
 
     def _done(self) -> int:
         before = sum(self._epochs(stage) for stage in self.stages[: self.place.stage])
         return (before + self.place.epoch) * self.steps + self.place.step
 
     def _run_stage(self, stage: Stage, saved: dict[str, Tensor] | None) -> None:
-        if saved is None and stage.before is not None:
-            stage.before(self.model)
+        if saved is None:
+            self._enter(stage)
         objective = Objective(self.model, self.task, self.penalties, self.rng.child("stage", self.place.stage))
         objective.to(self.train_set.device)
         trained = self._set_trainable(stage)
         optimizer = torch.optim.SGD(
-            trained, lr=self.settings.lr, momentum=self.settings.momentum, weight_decay=self.settings.weight_decay
+            trained,
+            lr=self._paces[self.place.stage].lr,
+            momentum=self.settings.momentum,
+            weight_decay=self.settings.weight_decay,
         )
         if saved is not None:
             extra = scatter(saved, self._modules(), optimizer)
@@ -145,6 +145,17 @@ class Trainer:
             self.place.epoch, self.place.step = self.place.epoch + 1, 0
             self.totals = Totals()
             self._save(optimizer)
+
+    def _enter(self, stage: Stage) -> None:
+        """What a stage starts from: the model as it is, or as it was selected in the stage before."""
+        self.place.validations = []
+        if stage.budget is not None and self.place.best is not None:
+            self.model.load_state_dict(self._best)
+            self.place.reference = self.place.best["val_accuracy"]
+        else:
+            self.place.best, self.place.reference = None, None
+        if stage.before is not None:
+            stage.before(self.model)
 
     def _modules(self) -> dict[str, torch.nn.Module]:
         penalties = {f"penalty_{item.name}": item.penalty for item in self.penalties}
@@ -163,9 +174,17 @@ class Trainer:
     def _state(self, stage: Stage, step: int) -> TrainState:
         epochs = self._epochs(stage)
         progress = (self.place.epoch + step / self.steps) / epochs
-        by_epoch = self.place.epoch / epochs if self.settings.schedule == "multistep" else progress
-        rate = learning_rate(self.settings, by_epoch)
-        return TrainState(self.place.epoch, step, progress, rate, self.place.last_validation)
+        pace = self._paces[self.place.stage]
+        rate = learning_rate(pace, self.place.epoch / epochs if pace.schedule == "multistep" else progress)
+        return TrainState(
+            self.place.epoch,
+            step,
+            progress,
+            rate,
+            self.place.last_validation,
+            tuple(self.place.validations),
+            self.place.reference,
+        )
 
     def _change(self, x: Tensor, generator: torch.Generator) -> Tensor:
         options: AugmentSpec = self.settings.augment
@@ -219,8 +238,9 @@ class Trainer:
         self._check_finite(stage, "loss", means["loss"], means)
         state = self._state(stage, self.steps - 1)
         validation = self._validate(stage, objective)
-        self._check_finite(stage, "validation loss", validation["val_objective"], validation)
+        self._check_finite(stage, "validation loss", validation["val_objective"], _numbers(validation))
         self.place.last_validation = validation["val_accuracy"]
+        self.place.validations.append(validation["val_accuracy"])
         self._select(stage, validation)
         event = {
             "event": "epoch",
@@ -232,6 +252,7 @@ class Trainer:
             "terms": dict(sorted(means.items())),  # a resumed run reads them back in another order
             "weights": self.totals.weights,
             **validation,
+            **self._keeping(stage, validation),
             "facts": self.place.facts,
         }
         self.observer.event(event)
@@ -244,31 +265,63 @@ class Trainer:
                 "lower training.lr or the weight of the penalty"
             )
 
-    def _validate(self, stage: Stage, objective: Objective) -> dict[str, float]:
-        """The objective on validation data, with the weights that penalties have at the end of the stage."""
+    def _validate(self, stage: Stage, objective: Objective) -> dict[str, Any]:
+        """The objective on validation data, with the weights that penalties have at the end of the stage.
+
+        Every penalty's terms are measured, those without weight too: a budget compares them with the reference's.
+        """
         epochs = self._epochs(stage)
-        end = TrainState(epochs - 1, self.steps - 1, 1.0, learning_rate(self.settings, (epochs - 1) / epochs))
+        end = replace(
+            self._state(stage, self.steps - 1),
+            epoch=epochs - 1,
+            progress=1.0,
+            lr=learning_rate(self._paces[self.place.stage], (epochs - 1) / epochs),
+        )
         rng = self.rng.child("validation")
         totals, start = Totals(), 0
         with evaluating(self.model), torch.no_grad():
             for x, y in self.val_set.batches(_VALIDATION_BATCH):
                 noise = SeededNoise(rng, start)
                 trace = self.model(x, self.model.draw(noise, len(x), x.device))
-                totals.add(objective.judge(trace, y, end, rng), len(x))
+                totals.add(objective.measure(trace, y, end, rng), len(x))
                 start += len(x)
         means = totals.means()
-        return {"val_loss": means["task"], "val_accuracy": means["score"], "val_objective": means["loss"]}
+        found = {
+            "val_loss": means.pop("task"),
+            "val_accuracy": means.pop("score"),
+            "val_objective": means.pop("loss"),
+        }
+        return {**found, "val_terms": {name: value for name, value in means.items() if math.isfinite(value)}}
 
-    def _select(self, stage: Stage, validation: dict[str, float]) -> None:
-        last_stage = self.place.stage == len(self.stages) - 1
-        first = self._epochs(stage) - max(1, math.ceil(_CANDIDATES * self._epochs(stage)))
-        if not last_stage or self.place.epoch < first:
+    def _select(self, stage: Stage, validation: Mapping[str, Any]) -> None:
+        later = self.stages[self.place.stage + 1 :]
+        if later and later[0].budget is None:
             return
-        if self.place.best is None or validation["val_objective"] < self.place.best["val_objective"]:
-            self.place.best = {"epoch": self.place.epoch, **validation}
+        epoch = self.place.epoch
+        if is_better(stage, epoch, self._epochs(stage), validation, self.place.best, self.place.reference):
+            self.place.best = {"stage": stage.name, "epoch": epoch, "weights": self.totals.weights, **validation}
             self._best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
 
-    def _warn_of_collapse(self, stage: Stage, validation: dict[str, float]) -> None:
+    def _keeping(self, stage: Stage, validation: Mapping[str, Any]) -> dict[str, bool]:
+        if stage.budget is None or self.place.reference is None:
+            return {}
+        return {"keeps_budget": stage.budget.keeps(validation["val_accuracy"], self.place.reference)}
+
+    def _announce(self, stage: Stage) -> None:
+        """Say which weights stand at the end of training."""
+        best = self.place.best or {}
+        if stage.budget is not None:
+            best = {**best, "reference_accuracy": self.place.reference, "budget_points": stage.budget.points}
+            if best["stage"] != stage.name:
+                text = (
+                    f"no epoch of stage '{stage.name}' kept the budget of {stage.budget.points} points and lowered "
+                    f"{stage.budget.term}: the weights of stage '{best['stage']}' stand, from before the budget was "
+                    "spent; allow more points, train longer, or start from a lower weight"
+                )
+                self.observer.event({"event": "warning", "epoch": self.place.epoch, "text": text})
+        self.observer.event({"event": "selected", **best})
+
+    def _warn_of_collapse(self, stage: Stage, validation: Mapping[str, Any]) -> None:
         chance = validation["val_accuracy"] <= 1.2 / self.classes
         pulled = {name: weight for name, weight in self.totals.weights.items() if weight > 0}
         if chance and pulled and self.place.epoch + 1 >= 0.5 * self._epochs(stage):

@@ -23,7 +23,7 @@ class Losses:
     Args:
         total: scalar, ``terms['task'] + sum weights[name] * terms[name]``.
         terms: unweighted, by name.
-        weights: effective weights of this step; a penalty with weight 0 is not evaluated and has no term.
+        weights: effective weights of this step; a penalty with weight 0 adds nothing to `total`.
         trace: the pass behind it.
         score: ``(n,)`` of the task.
     """
@@ -79,18 +79,32 @@ class Objective:
         return self.judge(trace, y, state, rng)
 
     def judge(self, trace: Trace, y: Tensor, state: TrainState, rng: Rng) -> Losses:
-        """The losses of a pass that is there already."""
+        """The losses of a pass that is there already; a penalty with weight 0 is not evaluated and has no term."""
+        weights = {item.name: item.weight(state) for item in self.penalties}
+        return self._sum([item for item in self.penalties if weights[item.name] != 0], weights, trace, y, state, rng)
+
+    def measure(self, trace: Trace, y: Tensor, state: TrainState, rng: Rng) -> Losses:
+        """As `judge`, with the terms of all penalties, whatever their weight."""
+        weights = {item.name: item.weight(state) for item in self.penalties}
+        return self._sum(self.penalties, weights, trace, y, state, rng)
+
+    def _sum(
+        self,
+        penalties: Sequence[Weighted],
+        weights: Mapping[str, float],
+        trace: Trace,
+        y: Tensor,
+        state: TrainState,
+        rng: Rng,
+    ) -> Losses:
         terms: dict[str, Tensor] = {"task": self.task.loss(trace.output, y).mean()}
-        weights: dict[str, float] = {}
         total = terms["task"]
-        for item in self.penalties:
-            weights[item.name] = weight = item.weight(state)
-            if weight == 0:
-                continue
+        for item in penalties:
             context = PenaltyContext(self.model, y, state, rng.child("penalty", item.name))
             if self.model.training:
                 item.penalty.on_step(trace, context)
             parts = item.penalty(trace, context)
             terms.update(parts)
-            total = total + weight * torch.stack(list(parts.values())).sum()
+            if weights[item.name] != 0:
+                total = total + weights[item.name] * torch.stack(list(parts.values())).sum()
         return Losses(total, terms, weights, trace, self.task.score(trace.output.detach(), y))

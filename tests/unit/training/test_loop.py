@@ -6,95 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
+from training_fixtures import SETTINGS, Listener, Spread, make_model, make_trainer, pictures, weights
 
-from splitveil.contracts import Penalty, PenaltyContext, Stage, Terms, Trace, TrainState, Weighted
-from splitveil.data.loader import Pictures
-from splitveil.data.tables import ImageTable
-from splitveil.defenses.mechanisms.gaussian import Gaussian
+from splitveil.contracts import PenaltyContext, Stage, Terms, Trace, TrainState, Weighted
 from splitveil.errors import SpecError, TrainingError
-from splitveil.nets.parts import SplitParts
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
 from splitveil.schedules import Constant
 from splitveil.specs import TrainingSpec
-from splitveil.split import SplitModel
-from splitveil.training.loop import Trainer, learning_rate
-from splitveil.training.observer import Observer
+from splitveil.training.rates import learning_rate
 from splitveil.training.tasks import Classification
-
-SETTINGS = TrainingSpec(epochs=4, batch_size=16, lr=0.1)
-
-
-class Listener(Observer):
-    """Keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.events: list[dict[str, Any]] = []
-        self.steps = 0
-
-    def advance(self, text: str) -> None:
-        self.steps += 1
-
-    def event(self, event: dict[str, Any]) -> None:
-        self.events.append(event)
-
-    def epochs(self) -> list[dict[str, Any]]:
-        return [event for event in self.events if event["event"] == "epoch"]
-
-
-class Spread(Penalty):
-    """The mean square of z."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.refits = 0
-        self.states: list[TrainState] = []
-
-    def forward(self, trace: Trace, context: PenaltyContext) -> Terms:
-        self.states.append(context.state)
-        return {"spread": trace.z.square().mean()}
-
-    def on_epoch(self, features: Any) -> dict[str, float]:
-        self.refits += 1
-        return {"samples": float(sum(len(batch.z) for batch in features))}
-
-
-def pictures(n: int, seed: int = 0) -> Pictures:
-    """Two classes, one brighter above, one below."""
-    generator = Rng(seed).generator()
-    images = torch.randint(0, 128, (n, 1, 6, 6), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(n) % 2
-    for index, label in enumerate(labels.tolist()):
-        images[index, 0, 3 * label : 3 * label + 3] += 100
-    return Pictures(ImageTable(images, labels))
-
-
-def make_model(seed: int = 0) -> SplitModel:
-    with Rng(seed).scoped():
-        head = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU())
-        tail = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
-    return SplitModel(SplitParts(head, tail, (1, 6, 6)), Gaussian(noise_std=0.1))
-
-
-def make_trainer(model: SplitModel, **changes: Any) -> Trainer:
-    given: dict[str, Any] = {
-        "penalties": (),
-        "stages": (Stage(),),
-        "settings": SETTINGS,
-        "train": pictures(48),
-        "val": pictures(16, seed=1),
-        "classes": 2,
-        "rng": Rng(0),
-        "observer": Listener(),
-        **changes,
-    }
-    penalties, stages, settings = given.pop("penalties"), given.pop("stages"), given.pop("settings")
-    return Trainer(model, Classification(), penalties, stages, settings, **given)
-
-
-def weights(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def test_it_learns_and_hands_the_model_back_in_evaluation_mode() -> None:
