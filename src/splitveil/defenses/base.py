@@ -18,6 +18,7 @@ from splitveil.split import SplitModel
 __all__ = ["Defense", "MechanismPart", "PenaltyPart", "load_defense"]
 
 _SUM = "sum"
+_PLAN = (Stage(),)
 _PROBE = FeatureSpec.of((4, 2, 2))
 
 
@@ -60,6 +61,7 @@ class Defense:
         penalties: terms added to the task's loss.
         adaptive: registry name of the attack that knows this defense.
         reference: where it comes from.
+        plan: the stages of its training; one stage of everything by default.
 
     Example:
         >>> from splitveil.defenses import conditional_entropy, gaussian
@@ -73,6 +75,7 @@ class Defense:
     penalties: tuple[PenaltyPart, ...] = ()
     adaptive: str = "decoder"
     reference: str = ""
+    plan: tuple[Stage, ...] = _PLAN
 
     def build(self, spec: FeatureSpec, classes: int, rng: Rng) -> tuple[Mechanism, tuple[Weighted, ...]]:
         """The mechanism and the weighted penalties for features of this spec.
@@ -96,8 +99,8 @@ class Defense:
         return model
 
     def stages(self) -> tuple[Stage, ...]:
-        """What trains when; one stage of everything here."""
-        return (Stage(),)
+        """What trains when."""
+        return self.plan
 
     def to_json(self) -> dict[str, Any]:
         """Name and parameters: what `load_defense` turns back into this."""
@@ -107,7 +110,7 @@ class Defense:
         """Both together; two different sources of noise are an error.
 
         Raises:
-            SpecError: both bring noise, and not the same.
+            SpecError: both bring noise, and not the same; both bring stages of their own; a penalty in both.
         """
         if self.mechanisms == other.mechanisms or not other.mechanisms:
             mechanisms = self.mechanisms
@@ -121,6 +124,11 @@ class Defense:
         names = [part.name for part in (*self.penalties, *other.penalties)]
         if len(set(names)) < len(names):
             raise SpecError(f"expected each penalty once in '{self.name} + {other.name}', got {', '.join(names)}")
+        if _PLAN not in (self.plan, other.plan) and self.plan != other.plan:
+            raise SpecError(
+                f"expected the stages of one side of '{self.name} + {other.name}', got stages from both: "
+                "leave out the budget_points of one"
+            )
         return Defense(
             name=f"{self.name} + {other.name}",
             params={_SUM: [self.to_json(), other.to_json()]},
@@ -128,6 +136,7 @@ class Defense:
             penalties=self.penalties + other.penalties,
             adaptive=other.adaptive if other.mechanisms else self.adaptive,
             reference="; ".join(text for text in (self.reference, other.reference) if text),
+            plan=other.plan if self.plan == _PLAN else self.plan,
         )
 
 

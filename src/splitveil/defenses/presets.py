@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from splitveil.contracts import positive
 from splitveil.defenses.base import Defense, MechanismPart, PenaltyPart
+from splitveil.defenses.budget import within_budget
 from splitveil.defenses.penalties.conditional_entropy import Surrogate
-from splitveil.errors import UnknownNameError
+from splitveil.errors import SpecError, UnknownNameError
 from splitveil.mixtures import Covariance
 from splitveil.schedules import Constant, LearningRateCoupled, Schedule, WarmUp
 
@@ -55,6 +56,7 @@ def conditional_entropy(
     covariance: Covariance = "diagonal",
     clusters: int = 5,
     schedule: ScheduleName = "warm_up",
+    budget_points: float | None = None,
 ) -> Defense:
     """Conditional entropy maximisation alone, to be added to a defense whose noise it reads.
 
@@ -66,6 +68,8 @@ def conditional_entropy(
         covariance: see `ConditionalEntropy`.
         clusters: per class.
         schedule: ``warm_up``, ``lr_coupled`` (the paper's) or ``constant``.
+        budget_points: percentage points of validation accuracy that the penalty may cost; its weight, from `weight` on,
+            is then pushed as far as that allows, see `within_budget`.
     """
     params: dict[str, Any] = {
         "weight": weight,
@@ -78,13 +82,20 @@ def conditional_entropy(
     if noise_std is not None:
         params["noise_std"] = positive(noise_std, "noise_std")
         mechanisms = _clipped_gaussian(noise_std, 0.0, 1.0)
-    return Defense(
+    defense = Defense(
         "conditional_entropy",
         params,
         mechanisms,
         (_penalty(weight, schedule, surrogate, covariance, clusters),),
         reference=_PAPER,
     )
+    if budget_points is None:
+        return defense
+    if schedule != "warm_up":
+        raise SpecError(
+            f"expected no schedule beside budget_points, got '{schedule}': the budget decides the weight; leave out one"
+        )
+    return within_budget(defense, budget_points, weight=weight)
 
 
 def cem(
@@ -95,6 +106,7 @@ def cem(
     covariance: Covariance = "diagonal",
     clusters: int = 5,
     schedule: ScheduleName = "warm_up",
+    budget_points: float | None = None,
 ) -> Defense:
     """`gaussian` trained with `conditional_entropy`: the mechanism is the same, only the weights differ.
 
@@ -109,6 +121,7 @@ def cem(
         covariance=covariance,
         clusters=clusters,
         schedule=schedule,
+        budget_points=budget_points,
     )
     return replace(with_noise, name="cem")
 
