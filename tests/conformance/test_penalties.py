@@ -52,6 +52,11 @@ class Row:
 ROWS = {
     "conditional_entropy": Row("conditional_entropy", {"clusters": 2}),
     "conditional_entropy isotropic": Row("conditional_entropy", {"clusters": 3, "covariance": "isotropic"}),
+    "conditional_entropy low rank": Row("conditional_entropy", {"clusters": 2, "covariance": "low_rank", "rank": 3}),
+    "conditional_entropy full": Row("conditional_entropy", {"clusters": 2, "covariance": "full"}),
+    "conditional_entropy classes": Row("conditional_entropy", {"clusters": 2, "balance": "classes"}),
+    "conditional_entropy unlabeled": Row("conditional_entropy", {"clusters": 4, "balance": "unlabeled"}),
+    "conditional_entropy projected": Row("conditional_entropy", {"clusters": 2, "projection": 7}),
     "conditional_entropy paper": Row("conditional_entropy", {"clusters": 2, "surrogate": "thresholded_trace"}),
 }
 BUILT_IN = [entry.name for entry in PENALTIES if entry.target.startswith("splitveil.")]

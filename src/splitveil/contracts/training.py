@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -81,6 +81,14 @@ class Penalty(nn.Module, ABC):
 
     def on_epoch(self, features: FeatureStream) -> dict[str, float]:
         """Refit before an epoch; returns facts for the event log."""
+        return {}
+
+    def inspect(self, trace: Trace, context: PenaltyContext) -> dict[str, Tensor]:
+        """Values of held-out pictures, each ``(n, ...)``, that `ledger` draws its facts from; none by default."""
+        return {}
+
+    def ledger(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """Facts for the event log from what `inspect` gave of all validation pictures, one batch after the other."""
         return {}
 
     def on_step(self, trace: Trace, context: PenaltyContext) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
 from splitveil.contracts import positive
 from splitveil.defenses.base import Defense, MechanismPart, PenaltyPart
 from splitveil.defenses.budget import within_budget
-from splitveil.defenses.penalties.conditional_entropy import Surrogate
+from splitveil.defenses.penalties.conditional_entropy import Balance, Surrogate
 from splitveil.errors import SpecError, UnknownNameError
 from splitveil.mixtures import Covariance
 from splitveil.schedules import Constant, LearningRateCoupled, Schedule, WarmUp
@@ -56,6 +57,9 @@ def conditional_entropy(
     covariance: Covariance = "diagonal",
     clusters: int = 5,
     schedule: ScheduleName = "warm_up",
+    rank: int = 8,
+    balance: Balance = "pictures",
+    projection: int | None = None,
     budget_points: float | None = None,
 ) -> Defense:
     """Conditional entropy maximisation alone, to be added to a defense whose noise it reads.
@@ -68,6 +72,9 @@ def conditional_entropy(
         covariance: see `ConditionalEntropy`.
         clusters: per class.
         schedule: ``warm_up``, ``lr_coupled`` (the paper's) or ``constant``.
+        rank: see `ConditionalEntropy`, as `balance` and `projection`.
+        balance: what counts the same.
+        projection: dimensions to judge in.
         budget_points: percentage points of validation accuracy that the penalty may cost; its weight, from `weight` on,
             is then pushed as far as that allows, see `within_budget`.
     """
@@ -78,6 +85,8 @@ def conditional_entropy(
         "clusters": clusters,
         "schedule": schedule,
     }
+    more = _beyond_defaults(rank=rank, balance=balance, projection=projection)
+    params.update(more)
     mechanisms: tuple[MechanismPart, ...] = ()
     if noise_std is not None:
         params["noise_std"] = positive(noise_std, "noise_std")
@@ -86,7 +95,7 @@ def conditional_entropy(
         "conditional_entropy",
         params,
         mechanisms,
-        (_penalty(weight, schedule, surrogate, covariance, clusters),),
+        (_penalty(weight, schedule, surrogate, covariance, clusters, more),),
         reference=_PAPER,
     )
     if budget_points is None:
@@ -106,6 +115,9 @@ def cem(
     covariance: Covariance = "diagonal",
     clusters: int = 5,
     schedule: ScheduleName = "warm_up",
+    rank: int = 8,
+    balance: Balance = "pictures",
+    projection: int | None = None,
     budget_points: float | None = None,
 ) -> Defense:
     """`gaussian` trained with `conditional_entropy`: the mechanism is the same, only the weights differ.
@@ -121,6 +133,9 @@ def cem(
         covariance=covariance,
         clusters=clusters,
         schedule=schedule,
+        rank=rank,
+        balance=balance,
+        projection=projection,
         budget_points=budget_points,
     )
     return replace(with_noise, name="cem")
@@ -133,11 +148,22 @@ def _clipped_gaussian(noise_std: float, low: float, high: float) -> tuple[Mechan
     )
 
 
+def _beyond_defaults(**given: Any) -> dict[str, Any]:
+    """Those that are not what `ConditionalEntropy` takes anyway: specs name what was chosen."""
+    defaults = {"rank": 8, "balance": "pictures", "projection": None}
+    return {name: value for name, value in given.items() if value != defaults[name]}
+
+
 def _penalty(
-    weight: float, schedule: ScheduleName, surrogate: Surrogate, covariance: Covariance, clusters: int
+    weight: float,
+    schedule: ScheduleName,
+    surrogate: Surrogate,
+    covariance: Covariance,
+    clusters: int,
+    more: Mapping[str, Any],
 ) -> PenaltyPart:
     if schedule not in _SCHEDULES:
         raise UnknownNameError("schedule", schedule, _SCHEDULES)
     chosen: Schedule = _SCHEDULES[schedule](weight)
-    params = {"surrogate": surrogate, "covariance": covariance, "clusters": clusters}
+    params = {"surrogate": surrogate, "covariance": covariance, "clusters": clusters, **more}
     return PenaltyPart("conditional_entropy", chosen, params)

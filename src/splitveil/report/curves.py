@@ -41,8 +41,13 @@ class Curve:
 
 
 def training_curves(run: Run, key: str) -> list[Curve]:
-    """The loss term by term with its effective weight, and the accuracy, over the epochs of a run."""
-    return [curve for curve in (_loss_curve(run, f"{key}-loss"), _accuracy_curve(run, f"{key}-accuracy")) if curve]
+    """The loss term by term with its effective weight, the accuracy, and the information, over the epochs of a run."""
+    drawn = (
+        _loss_curve(run, f"{key}-loss"),
+        _accuracy_curve(run, f"{key}-accuracy"),
+        _information_curve(run, f"{key}-information"),
+    )
+    return [curve for curve in drawn if curve]
 
 
 def _loss_curve(run: Run, key: str) -> Curve | None:
@@ -86,6 +91,29 @@ def _accuracy_curve(run: Run, key: str) -> Curve | None:
     said = "; ".join(f"{entry.name}: {_ends(line.values)}" for line, entry in shown)
     svg = line_plot([line for line, _ in shown], y_label="", key=key)
     return Curve("Accuracy, %", svg, tuple(entry for _, entry in shown), said)
+
+
+def _information_curve(run: Run, key: str) -> Curve | None:
+    """What a penalty's mixture says of the information in a release, on pictures that it was not fitted to."""
+    names = {
+        "held_out_nats": "held out, mean",
+        "upper_nats": "held out, 99.9 % limit",
+        "theorem2_nats": "Theorem 2, in sample: no bound",
+    }
+    facts = [_mapping(epoch, "facts") for epoch in run.epochs]
+    lines, legend = [], []
+    for dash, (fact, name) in enumerate(names.items()):
+        values = _number_list(
+            next((found[fact] for found in epoch.values() if isinstance(found, Mapping) and fact in found), None)
+            for epoch in facts
+        )
+        if _any(values):
+            lines.append(Line(run.colour, values, dash))
+            legend.append(Legend(run.colour, name, dash))
+    if not lines:
+        return None
+    said = "; ".join(f"{entry.name}: {_ends(line.values)}" for entry, line in zip(legend, lines, strict=True))
+    return Curve("Information in a release, nats at most", line_plot(lines, y_label="", key=key), tuple(legend), said)
 
 
 def attack_curves(runs: Sequence[Run], key: str) -> list[Curve]:

@@ -278,13 +278,16 @@ class Trainer:
             lr=learning_rate(self._paces[self.place.stage], (epochs - 1) / epochs),
         )
         rng = self.rng.child("validation")
-        totals, start = Totals(), 0
+        totals, start, inspected = Totals(), 0, []
         with evaluating(self.model), torch.no_grad():
             for x, y in self.val_set.batches(_VALIDATION_BATCH):
                 noise = SeededNoise(rng, start)
                 trace = self.model(x, self.model.draw(noise, len(x), x.device))
                 totals.add(objective.measure(trace, y, end, rng), len(x))
+                inspected.append(objective.inspect(trace, y, end, rng))
                 start += len(x)
+        for name, facts in objective.ledgers(inspected).items():
+            self.place.facts.setdefault(name, {}).update(facts)
         means = totals.means()
         found = {
             "val_loss": means.pop("task"),

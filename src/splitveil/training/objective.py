@@ -88,6 +88,24 @@ class Objective:
         weights = {item.name: item.weight(state) for item in self.penalties}
         return self._sum(self.penalties, weights, trace, y, state, rng)
 
+    def inspect(self, trace: Trace, y: Tensor, state: TrainState, rng: Rng) -> dict[str, dict[str, Tensor]]:
+        """What every penalty wants to know of held-out pictures, by its name."""
+        return {
+            item.name: item.penalty.inspect(
+                trace, PenaltyContext(self.model, y, state, rng.child("penalty", item.name))
+            )
+            for item in self.penalties
+        }
+
+    def ledgers(self, inspected: Sequence[Mapping[str, Mapping[str, Tensor]]]) -> dict[str, dict[str, float]]:
+        """The facts that penalties draw from all batches of `inspect`, by name."""
+        facts = {}
+        for item in self.penalties:
+            batches = [batch[item.name] for batch in inspected]
+            values = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+            facts[item.name] = item.penalty.ledger(values) if values else {}
+        return facts
+
     def _sum(
         self,
         penalties: Sequence[Weighted],

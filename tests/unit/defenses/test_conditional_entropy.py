@@ -250,6 +250,114 @@ def test_built_from_the_spec_of_the_features() -> None:
     assert penalty.mixture.variances.shape == (CLASSES, 3, 1)
 
 
+# ------------------------------------------------------------------------------------------------ choices
+
+
+@pytest.mark.parametrize("covariance", ["isotropic", "diagonal", "low_rank", "full"])
+def test_it_compiles_without_a_break(covariance: str) -> None:
+    """One graph: nothing in a step reads a number back to the host."""
+    penalty = fitted(covariance=covariance, rank=2)
+    z, y = features(2, 20)
+    std = torch.tensor(NOISE_STD)
+    compiled = torch.compile(lambda moved: value(penalty, moved, y, std), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(z), value(penalty, z, y, std))
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "low_rank", "full"])
+def test_autocast_does_not_touch_it(covariance: str) -> None:
+    penalty = fitted(covariance=covariance, rank=2)
+    z, y = features(2, 20)
+    std = torch.tensor(NOISE_STD)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = value(penalty, z, y, std)
+    assert torch.equal(found, value(penalty, z, y, std))
+
+
+def test_balanced_classes_count_the_same() -> None:
+    """On classes of very different size: the mean over classes of their mean bounds, under equal class weights."""
+    z, y = features(1, 400)
+    kept = (y > 0) | (torch.arange(400) % 8 == 0)
+    z, y = z[kept], y[kept]
+    std = torch.tensor(NOISE_STD)
+    penalty = ConditionalEntropy(CLASSES, Q, clusters=2, balance="classes")
+    penalty.on_epoch(Stream(z, y, std))
+    g = reference.statistics_of(penalty.mixture)
+    np.testing.assert_allclose(g.weights.sum(1), 1 / CLASSES, rtol=1e-5)
+    bounds = reference.bound(flat(z), variance_of(std, len(z)), y.numpy(), g)
+    expected = np.mean([bounds[y.numpy() == label].mean() for label in range(CLASSES)]) / Q
+    assert float(value(penalty, z, y, std)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_unlabeled_it_does_not_look_at_the_labels() -> None:
+    penalty = fitted(balance="unlabeled", clusters=5)
+    z, y = features(2, 30)
+    std = torch.tensor(NOISE_STD)
+    assert torch.equal(value(penalty, z, y, std), value(penalty, z, (y + 1) % CLASSES, std))
+    expected = reference.bound(
+        flat(z), variance_of(std, 30), np.zeros(30, int), reference.statistics_of(penalty.mixture)
+    )
+    assert float(value(penalty, z, y, std)) == pytest.approx(expected.mean() / Q, rel=1e-5)
+
+
+def test_noise_that_depends_on_the_features_is_judged_by_its_mean() -> None:
+    """V takes the mean over the training set, so a half batch says the same as in the whole."""
+    z, y = features(1, 400)
+    std = 0.1 + 0.05 * z.abs()
+    penalty = ConditionalEntropy(CLASSES, Q, clusters=2)
+    penalty.on_epoch(Stream(z, y, std[:1]))  # one row of noise for all, then a noise for each
+    mean_noise = penalty.mixture.noise.double().numpy()
+    expected = reference.bound(
+        flat(z[:20]), flat(std[:20]) ** 2, y[:20].numpy(), reference.statistics_of(penalty.mixture), mean_noise
+    )
+    assert float(value(penalty, z[:20], y[:20], std[:20])) == pytest.approx(expected.mean() / Q, rel=1e-4)
+    halves = [float(value(penalty, z[part], y[part], std[part])) for part in (slice(10), slice(10, 20))]
+    assert float(value(penalty, z[:20], y[:20], std[:20])) == pytest.approx(np.mean(halves), rel=1e-5)
+
+
+def test_a_learned_scale_of_noise_gets_a_gradient() -> None:
+    """Downhill is more noise."""
+    penalty = fitted()
+    z, y = features(2, 30)
+    std = torch.full(SHAPE, NOISE_STD, requires_grad=True)
+    (gradient,) = torch.autograd.grad(value(penalty, z, y, std), std)
+    assert bool((gradient < 0).all())
+
+
+# ------------------------------------------------------------------------------------------------ the ledger
+
+
+def inspected(penalty: ConditionalEntropy, z: Tensor, y: Tensor, channel: GaussianChannel) -> dict[str, float]:
+    trace = Trace(z, z, z, z, z, channel)
+    context = PenaltyContext(nn.Identity(), y, TrainState(1, 0, 0.5, 0.01), Rng(0))
+    return penalty.ledger(penalty.inspect(trace, context))
+
+
+def test_the_ledger_bounds_held_out_pictures_with_confidence() -> None:
+    penalty = fitted()
+    z, y = features(5, 500)
+    std = torch.tensor(NOISE_STD)
+    facts = inspected(penalty, z, y, GaussianChannel(z, std, (-9.0, 9.0)))
+    bounds = reference.bound(flat(z), variance_of(std, 500), y.numpy(), reference.statistics_of(penalty.mixture))
+    assert facts["held_out_nats"] == pytest.approx(bounds.mean(), rel=1e-4)
+    assert facts["ceiling_nats"] == pytest.approx(0.5 * Q * np.log1p(18.0**2 / (4 * NOISE_STD**2)), rel=1e-5)
+    assert facts["held_out_nats"] < facts["upper_nats"] < facts["ceiling_nats"] + 5.0
+
+
+@pytest.mark.parametrize("params", [{"projection": 5}, {"balance": "classes"}, {}])
+def test_without_a_box_or_behind_a_projection_it_claims_no_confidence(params: dict[str, Any]) -> None:
+    penalty = fitted(**params)
+    z, y = features(5, 50)
+    box = (-9.0, 9.0) if params else None
+    assert set(inspected(penalty, z, y, GaussianChannel(z, torch.tensor(NOISE_STD), box))) == {"held_out_nats"}
+
+
+def test_before_a_fit_there_is_no_ledger() -> None:
+    z, y = features(5, 50)
+    penalty = ConditionalEntropy(CLASSES, Q)
+    context = PenaltyContext(nn.Identity(), y, TrainState(1, 0, 0.5, 0.01), Rng(0))
+    assert penalty.inspect(Trace(z, z, z, z, z, GaussianChannel(z, torch.tensor(0.1))), context) == {}
+
+
 # ------------------------------------------------------------------------------------------------ refusals
 
 
@@ -259,6 +367,8 @@ def test_without_gaussian_noise_there_is_no_bound() -> None:
         value(fitted(), z, y, None)
     with pytest.raises(SpecError, match="add noise"):
         ConditionalEntropy(CLASSES, Q).on_epoch(Stream(z, y, None))
+    with pytest.raises(SpecError, match="positive, finite variance"):
+        ConditionalEntropy(CLASSES, Q).on_epoch(Stream(z, y, torch.tensor(0.0)))
 
 
 @each_surrogate
@@ -275,6 +385,9 @@ def test_without_a_fit_there_is_no_value(surrogate: str) -> None:
         ({"fit_samples": 3}, SpecError, "at least the 4 classes"),
         ({"threshold": 0.0}, SpecError, "threshold > 0"),
         ({"clusters": 0}, SpecError, "clusters"),
+        ({"balance": "class"}, UnknownNameError, "did you mean 'classes'"),
+        ({"balance": "classes", "surrogate": "thresholded_trace"}, SpecError, "use 'bound'"),
+        ({"projection": 13}, SpecError, "1 to 12 dimensions"),
     ],
 )
 def test_parameters_that_cannot_be_meant(params: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -144,10 +144,20 @@ def epoch_events(epochs: int, accuracy: float, weight: float) -> list[dict[str, 
                 "train_accuracy": accuracy - 0.6 * left + 0.01,
                 "val_loss": 0.2 + 2 * left,
                 "val_accuracy": accuracy - 0.7 * left,
-                "facts": {"conditional_entropy": {"entropy_nats": 3.5 - left, "components": 10}} if weight else {},
+                "facts": {"conditional_entropy": _facts(left)} if weight else {},
             }
         )
     return rows
+
+
+def _facts(left: float) -> dict[str, float]:
+    held_out = 90.0 + 200.0 * left
+    return {
+        "theorem2_nats": 0.9 * held_out,
+        "components": 10,
+        "held_out_nats": held_out,
+        "upper_nats": 1.1 * held_out,
+    }
 
 
 @pytest.fixture

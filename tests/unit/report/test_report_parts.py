@@ -96,12 +96,26 @@ def test_a_plot_survives_gaps_single_epochs_and_long_names() -> None:
 
 def test_the_loss_is_shown_term_by_term_with_its_weight(make_run: MakeRun) -> None:
     run = load_runs([make_run("cem", 0.04, weight=16.0)])[0]
-    loss, accuracy = training_curves(run, "k")
+    loss, accuracy, _ = training_curves(run, "k")
     assert [entry.name for entry in loss.legend] == ["loss", "task", "conditional_entropy × 0 to 16"]  # noqa: RUF001
     last = run.epochs[-1]
     assert f"to {scalar(16.0 * last['terms']['conditional_entropy'])}" in loss.description
     assert [entry.name for entry in accuracy.legend] == ["validation", "training"]
     assert ("conditional_entropy", "components", "10", "10") in fact_rows(run)
+
+
+def test_the_information_is_drawn_held_out_with_its_limit(make_run: MakeRun) -> None:
+    run = load_runs([make_run("cem", 0.04, weight=16.0)])[0]
+    curve = training_curves(run, "k")[2]
+    assert [entry.name for entry in curve.legend] == [
+        "held out, mean",
+        "held out, 99.9 % limit",
+        "Theorem 2, in sample: no bound",
+    ]
+    last = run.epochs[-1]["facts"]["conditional_entropy"]["upper_nats"]
+    assert f"99.9 % limit: from 319 to {scalar(last)}" in curve.description
+    plain = load_runs([make_run("none", 0.002)])[0]
+    assert len(training_curves(plain, "k")) == 2
 
 
 def test_one_term_alone_is_drawn_once(make_run: MakeRun) -> None:

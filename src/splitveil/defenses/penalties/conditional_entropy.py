@@ -175,24 +175,28 @@ class ConditionalEntropy(Penalty):
         bounds = information_bound(mean, variance, group, self.mixture)
         return bounds if self.balance != "classes" else bounds * self.class_weight[group]
 
-    def measure(self, trace: Trace, context: PenaltyContext) -> dict[str, Tensor]:
-        """B_i of held-out pictures, ``(n,)`` nats, and the most that a picture can count."""
-        if not self._ready:
+    def inspect(self, trace: Trace, context: PenaltyContext) -> dict[str, Tensor]:
+        """B_i of held-out pictures, nats, and the most that one could count, infinite where nothing bounds it."""
+        channel = trace.channel
+        if not self._ready or channel is None:
             return {}
-        bounds, mixture = self._bounds(trace, context.y), self.mixture
-        box = trace.channel.box if trace.channel is not None else None
-        width = math.inf if box is None else box[1] - box[0]
-        ceiling = 0.5 * (width**2 / (4 * mixture.noise)).log1p().sum()
-        return {"bounds": bounds, "ceiling": ceiling.expand(len(bounds))}
+        bounds = self._bounds(trace, context.y)
+        per_sample = channel.std.ndim == channel.mean.ndim and len(channel.std) > 1
+        exact = self.projection is None and self.balance != "classes" and not per_sample
+        if channel.box is None or not exact:
+            return {"bounds": bounds, "ceiling": torch.full_like(bounds, math.inf)}
+        _, variance = self._noise(channel)
+        width = channel.box[1] - channel.box[0]
+        ceiling = 0.5 * (width**2 / (4 * variance.expand(len(bounds), self.mixture.q))).log1p().sum(1)
+        return {"bounds": bounds, "ceiling": ceiling}
 
-    def conclude(self, values: Mapping[str, Tensor]) -> dict[str, float]:
-        """The information ledger of an epoch: the held-out bound, with confidence where the channel allows one."""
-        bounds, ceiling = values["bounds"].double(), float(values["ceiling"][0])
+    def ledger(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """The information of an epoch: the held-out bound, with confidence where the channel allows one."""
+        bounds, ceiling = values["bounds"].double(), float(values["ceiling"].max())
         facts = {"held_out_nats": float(bounds.mean())}
-        exact = self.projection is None and self.balance != "classes" and self.surrogate == "bound"
-        if exact and math.isfinite(ceiling) and len(bounds) > 1:
-            facts["capacity_nats"] = ceiling
+        if math.isfinite(ceiling) and len(bounds) > 1:
             facts["upper_nats"] = held_out_information(bounds, ceiling, confidence=_CONFIDENCE).upper_nats
+            facts["ceiling_nats"] = ceiling
         return facts
 
     def _group(self, y: Tensor) -> Tensor:
