@@ -4,10 +4,10 @@
 |---|---|---|---|
 | isotropic | ``v I`` | v ``(K, 1)`` | ``1 / (v + N)`` |
 | diagonal | ``diag(v)`` | v ``(K, q)`` | ``1 / (v + N)`` |
-| low_rank | ``diag(v) + U U^T`` | v ``(K, q)``, U ``(K, q, r)`` | ``D^-1 - W W^T``, D = v + N (Woodbury) |
+| low_rank | ``diag(u) + U U^T``, u = v - diag(U U^T) | v ``(K, q)``, U ``(K, q, r)`` | ``D^-1 - W W^T``, D = u + N |
 | full | any | S ``(K, q, q)`` | ``P^T P``, P the inverse of V's Cholesky factor |
 
-K components in all. Every function works on all of them at once.
+The inverse of low_rank is Woodbury's. K components in all. Every function works on all of them at once.
 """
 
 from __future__ import annotations
