@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import publish
+from splitveil.cli.board import QuietBoard
 from splitveil.experiments.demo import run_demo
 from splitveil.report.console import summary_rows
-from splitveil.training.observer import Observer
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
             started = time.monotonic()
-            records = run_demo(Path(folder), seed, lambda _: Observer())
+            records = run_demo(Path(folder), seed, QuietBoard())
             seconds.append(time.monotonic() - started)
             keys = ("accuracy", "mse", "mse_low", "mse_high", "psnr_db", "ssim", "status", "converged")
             rows.extend(

@@ -19,8 +19,9 @@ class Schedule(Protocol):
 
 
 def _check_weight(weight: float) -> None:
-    if not (math.isfinite(weight) and weight >= 0):
-        raise SpecError(f"expected a finite penalty weight >= 0, got {weight}")
+    number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+    if not (number and math.isfinite(weight) and weight >= 0):
+        raise SpecError(f"expected a finite penalty weight >= 0, got {weight!r}")
 
 
 @dataclass(frozen=True, slots=True)

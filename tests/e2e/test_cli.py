@@ -139,7 +139,7 @@ def test_ctrl_c_ends_with_its_code_and_a_checkpoint(tmp_path: Path) -> None:
     said, error = process.communicate()
     assert process.returncode == 130
     assert said == ""
-    assert error.strip() == "interrupted: the same command goes on where it stopped"
+    assert error.strip() == "interrupted: what is finished or checkpointed stays; the same command does the rest"
     assert (out / "state" / "checkpoint.safetensors").exists()
     assert not (out / "evaluation.json").exists()
 

@@ -57,5 +57,5 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as stop:  # typer turns Ctrl-C within a command into an exit of its own
         if isinstance(stop, SystemExit) and stop.code != _INTERRUPTED:
             raise
-        typer.echo("interrupted: the same command goes on where it stopped", err=True)
+        typer.echo("interrupted: what is finished or checkpointed stays; the same command does the rest", err=True)
         sys.exit(_INTERRUPTED)

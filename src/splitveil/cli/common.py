@@ -64,6 +64,8 @@ def _value(text: str) -> Any:
 
 def trust(model: str | None) -> str | None:
     """The factory ``package.module:function`` if one is named; it may lie in the folder where the command runs."""
+    if model == "":
+        raise UsageError("expected the name of a model, got an empty one: see  splitveil list models")
     if model is None or ":" not in model:
         return None
     if os.getcwd() not in sys.path:  # an installed command, unlike  python -m, does not search it

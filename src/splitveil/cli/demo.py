@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from splitveil.cli.common import echo_json, progress_bar, show_table
+from splitveil.cli.common import echo_json, show_table
 
 
 def demo(
@@ -22,14 +22,16 @@ def demo(
     if curves:
         _curves(out, seed, json_)
         return
-    from splitveil.experiments.demo import PAGE, check_demo_folder, run_demo
+    from splitveil.cli.board import make_board
+    from splitveil.experiments.demo import DEFENSES, PAGE, check_demo_folder, run_demo
     from splitveil.report.build import build_report, check_out
     from splitveil.report.console import summary_rows
 
     page = out / PAGE
     check_demo_folder(out)
     check_out(page)  # before the work, not after it
-    records = run_demo(out, seed, progress_bar)
+    with make_board(len(DEFENSES)) as board:
+        records = run_demo(out, seed, board)
     build_report(records, page, title="splitveil demo")
     if json_:
         echo_json({"report": str(page), "runs": summary_rows(records)})

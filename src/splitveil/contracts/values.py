@@ -195,7 +195,8 @@ class Summary:
 
 def positive(value: float, name: str) -> float:
     """The value as a float, or `SpecError` unless it is positive and finite."""
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and value > 0):
         raise SpecError(f"expected {name} > 0, got {value!r}")
     return float(value)
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-from splitveil.errors import OutputError
+from splitveil.errors import OutputError, TrainingError
 from splitveil.experiments.api import make_spec
-from splitveil.experiments.attacking import attack_run
 from splitveil.experiments.compare.api import plan_cells
 from splitveil.experiments.compare.plan import Cell
+from splitveil.experiments.compare.run import run_cells
+from splitveil.experiments.compare.workers import Board, share_cores
+from splitveil.experiments.environment import pick_device
 from splitveil.experiments.folder import check_folder
 from splitveil.experiments.recipes import load_recipe
-from splitveil.experiments.training import load_data_spec, train_run
 from splitveil.files import others
 from splitveil.records import RunRecord
 from splitveil.specs import PlugInSpec
-from splitveil.training.observer import Observer
+from splitveil.threats import ThreatModel
 
 __all__ = ["DEFENSES", "PAGE", "check_demo_folder", "comparison_cells", "run_demo"]
 
@@ -53,21 +53,26 @@ def check_demo_folder(out: Path) -> None:
         check_folder(out / name)
 
 
-def run_demo(out: Path, seed: int, observe: Callable[[str], Observer]) -> list[RunRecord]:
-    """Train and attack none, gaussian and cem; what is there already is not run again.
+def run_demo(out: Path, seed: int, board: Board) -> list[RunRecord]:
+    """Train and attack none, gaussian and cem, one on each core; what is there already is not run again.
+
+    Each run has a process of its own: a script that calls this must do so below ``if __name__ == "__main__":``.
 
     Args:
         out: folder for the runs, one sub-folder each.
         seed: of training and attack.
-        observe: makes the observer of a run from its name.
+        board: hears of progress.
+
+    Raises:
+        TrainingError: a run failed; it says which and why.
     """
     recipe = load_recipe("tiny")
-    specs = [make_spec("digits", defense=defense, recipe=recipe, seed=seed) for defense in DEFENSES]
     check_demo_folder(out)
-    data = load_data_spec(specs[0].data)
-    records = []
-    for spec in specs:
-        name = spec.defense.name
-        records.append(train_run(spec, out / name, observer=observe(name), data=data))
-        attack_run(records[-1], recipe.attack, seed=seed, observer=observe(name), data=data)
-    return records
+    specs = [make_spec("digits", defense=defense, recipe=recipe, seed=seed) for defense in DEFENSES]
+    cells = [Cell(spec.defense.name, spec, recipe.attack) for spec in specs]
+    workers, threads = share_cores(len(cells), gpu=pick_device(None).type == "cuda")
+    threat = ThreatModel.preset("white_box")
+    for outcome in run_cells(cells, out, threat=threat, workers=workers, threads=threads, board=board):
+        if outcome.error is not None:
+            raise TrainingError(f"expected the demo's run '{outcome.name}' to finish, got: {outcome.error}")
+    return [RunRecord(out / cell.name) for cell in cells]

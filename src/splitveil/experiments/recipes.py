@@ -64,7 +64,7 @@ def quick() -> Recipe:
         training=TrainingSpec(epochs=24, batch_size=128, lr=0.02, augment=AugmentSpec(crop=4, flip=True)),
         attack=PlugInSpec(
             name="decoder",
-            params={"channels": 32, "blocks": 2, "epochs": 20, "batch_size": 64, "lr": 2e-3},
+            params={"channels": 32, "blocks": 2, "epochs": 40, "batch_size": 64, "lr": 2e-3},
         ),
         limit=12_000,
         narrow={"resnet20": {"width": 0.5}},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from splitveil.experiments.compare.analysis import analyse
 from splitveil.experiments.compare.plan import Cell, Grid, cell_of, expand
 from splitveil.experiments.compare.record import FILE, ComparisonRecord
 from splitveil.experiments.compare.run import run_cells
-from splitveil.experiments.compare.workers import Board
+from splitveil.experiments.compare.workers import Board, share_cores
 from splitveil.experiments.environment import pick_device
 from splitveil.experiments.folder import check_apart
 from splitveil.experiments.recipes import load_recipe
@@ -121,14 +120,13 @@ def compare(
     chosen = pick_device(device)
     plan = {"recipe": recipe, "threat": threat.to_json(), "runs": [cell.name for cell in cells]}
     write_text(out / PLAN, json.dumps(plan, indent=2) + "\n")
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = workers or (1 if chosen.type == "cuda" else cpus)
+    count, threads = share_cores(len(cells), gpu=chosen.type == "cuda", workers=workers)
     outcomes = run_cells(
         cells,
         out / RUNS,
         threat=threat,
         workers=count,
-        threads=max(1, cpus // count),
+        threads=threads,
         board=board,
         device=device,
         trusted=trusted,

@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from splitveil.errors import SplitveilError, UsageError
 from splitveil.training.observer import Observer
 
-__all__ = ["Board", "Outcome", "run_jobs"]
+__all__ = ["Board", "Outcome", "run_jobs", "share_cores"]
 
 _Job = TypeVar("_Job")
 _POLL_S = 0.2
@@ -81,6 +81,25 @@ class _Sender(Observer):
     def event(self, event: dict[str, Any]) -> None:
         if event.get("event") in ("epoch", "warning"):
             self.messages.put((self.name, "event", (event,)))
+
+
+def share_cores(jobs: int, *, gpu: bool, workers: int | None = None) -> tuple[int, int]:
+    """How many processes to run at a time, and torch threads for each of them.
+
+    Small nets gain little from a second thread, so that a core each is the most that a machine gives.
+
+    Args:
+        jobs: that there are.
+        gpu: whether they run on one; then they take turns.
+        workers: processes at a time, where the user chose.
+
+    Example:
+        >>> share_cores(3, gpu=False, workers=1)[0]
+        1
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = workers or (1 if gpu else max(1, min(cpus, jobs)))
+    return count, max(1, cpus // count)
 
 
 def run_jobs(
