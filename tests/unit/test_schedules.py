@@ -38,6 +38,13 @@ def test_warm_up_waits_then_rises_straight(progress: float, share: float) -> Non
     assert WarmUp(8.0, delay=0.2, rise=0.4)(state(progress=progress)) == pytest.approx(8.0 * share)
 
 
+@each_schedule
+@pytest.mark.parametrize("weight", [True, "2", None, math.nan, math.inf, -1.0])
+def test_a_weight_is_a_number(kind: Any, weight: Any) -> None:
+    with pytest.raises(SpecError, match=r"finite penalty weight >= 0, got"):
+        kind(weight)
+
+
 def test_warm_up_by_default() -> None:
     """No weight for a tenth of the stage, the full one from two fifths on."""
     schedule = WarmUp(2.0)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from splitveil.experiments.compare.api import RUNS
-from splitveil.experiments.compare.record import ComparisonRecord, DeltaRecord, Interval, PointRecord
+from splitveil.experiments.compare.record import ComparisonRecord, DeltaRecord, Interval, PointRecord, curve_of
 from splitveil.metrics.tradeoff import TradeOff
 from splitveil.records import RunRecord
 from splitveil.report.build import write_page
@@ -49,7 +49,7 @@ def build_comparison_report(
     folders = [point.runs[min(seeds or point.runs)] for point in points]
     colours = _colours(record)
     runs = load_runs([RunRecord(Path(folder) / RUNS / name) for name in folders])
-    runs = [replace(run, colour=colours[run.spec.defense.name]) for run in runs]
+    runs = [replace(run, colour=colours[curve_of(run.spec.defense)]) for run in runs]
     section = _section(record, points, colours)
     return write_page(Path(out), {**context(runs, title), "scatter": None, "comparison": section})
 
@@ -61,7 +61,7 @@ def matched_points(record: ComparisonRecord) -> list[PointRecord]:
     near; of such matches that of the highest accuracy.
     """
     chosen = [point for point in record.points if point.selected]
-    curves = [[point for point in chosen if point.defense.name == name] for name in _names(record)]
+    curves = [[point for point in chosen if point.curve == name] for name in _names(record)]
     undefended = [points for points in curves if points[0].defense.name == UNDEFENDED]
     defended = [points for points in curves if points[0].defense.name != UNDEFENDED]
 
@@ -77,7 +77,7 @@ def matched_points(record: ComparisonRecord) -> list[PointRecord]:
 
 
 def _names(record: ComparisonRecord) -> list[str]:
-    return list(dict.fromkeys(point.defense.name for point in record.points))
+    return list(dict.fromkeys(point.curve for point in record.points))
 
 
 def _colours(record: ComparisonRecord) -> dict[str, int]:
@@ -117,7 +117,7 @@ def _plot(record: ComparisonRecord, colours: Mapping[str, int]) -> Any:
     points = [
         Point(
             label=_place_name(record, point) + _mark(point.unconverged),
-            colour=colours[point.defense.name],
+            colour=colours[point.curve],
             x=point.mse.mean,
             y=100 * point.accuracy.mean,
             x_interval=(point.mse.low, point.mse.high),
@@ -128,7 +128,7 @@ def _plot(record: ComparisonRecord, colours: Mapping[str, int]) -> Any:
     ]
     curves = []
     for name, colour in colours.items():
-        chosen = [point for point in record.points if point.defense.name == name and point.selected]
+        chosen = [point for point in record.points if point.curve == name and point.selected]
         if len(chosen) < 2:
             continue
         curve = TradeOff.fit(
@@ -159,14 +159,14 @@ def _shared_range(record: ComparisonRecord) -> tuple[float, float] | None:
 
 def _varied(record: ComparisonRecord, name: str) -> list[str]:
     """The parameters in which the points of a defense differ."""
-    params = [point.defense.params for point in record.points if point.defense.name == name]
+    params = [point.defense.params for point in record.points if point.curve == name]
     keys = dict.fromkeys(key for item in params for key in item)
     return [key for key in keys if any(item.get(key) != params[0].get(key) for item in params)]
 
 
 def _place_name(record: ComparisonRecord, point: PointRecord) -> str:
     """What stands beside a point: the values that tell it from others of its curve, or the name of its defense."""
-    varied = _varied(record, point.defense.name)
+    varied = _varied(record, point.curve)
     return ", ".join(f"{point.defense.params.get(key, DASH)}" for key in varied) or point.defense.name
 
 
@@ -191,7 +191,7 @@ def _convergence(point: PointRecord | DeltaRecord) -> Cell:
 def _point(point: PointRecord, colours: Mapping[str, int], seeds: int) -> dict[str, Any]:
     return {
         "label": point.label if len(point.runs) == seeds else f"{point.label} ({len(point.runs)} of {seeds} seeds)",
-        "colour": colours[point.defense.name],
+        "colour": colours[point.curve],
         "accuracy": Cell(percent(point.accuracy.mean), _between(point.accuracy, 100, 1)),
         "mse": Cell(fixed(point.mse.mean, 4), _between(point.mse, 1, 4)),
         "psnr_db": fixed(point.psnr_db, 1),

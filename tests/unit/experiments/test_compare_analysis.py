@@ -108,6 +108,21 @@ def test_a_defense_with_twice_the_error_lies_three_decibels_above(tmp_path: Path
     assert [point.controls for point in record.points] == [tuple(sorted(CONTROLS))] * 7
 
 
+def test_a_parameter_that_is_a_word_makes_a_curve_of_its_own(tmp_path: Path) -> None:
+    """Without it, the better covariance alone would stand for all, as more weight does for less."""
+    cells = []
+    for covariance, factor in (("diagonal", 1.0), ("full", 4.0)):
+        for number, weight in enumerate((0.1, 0.4)):
+            cells.append(cell("cem", 0, covariance=covariance, weight=weight))
+            finish(tmp_path, cells[-1], 0.9 - 0.1 * number, 0.01 * 2**number * factor)
+    record = read(cells, tmp_path)
+    [delta] = record.deltas
+    assert (delta.reference, delta.other) == ("cem covariance=diagonal", "cem covariance=full")
+    assert delta.mse_db is not None
+    assert delta.mse_db.mean == pytest.approx(10 * np.log10(4), abs=1e-5)
+    assert all(point.selected for point in record.points)
+
+
 def test_validation_alone_selects_whatever_the_test_scores_say(tmp_path: Path) -> None:
     """The middle point is beaten on validation pictures and the best of all on test pictures, and the other way."""
     for name, good, bad in (("honest", True, False), ("tempting", False, True)):

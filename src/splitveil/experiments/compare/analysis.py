@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from splitveil.errors import InputError
 from splitveil.experiments.attacking import attack_key
 from splitveil.experiments.compare.plan import Cell
-from splitveil.experiments.compare.record import ComparisonRecord, DeltaRecord, Interval, PointRecord
+from splitveil.experiments.compare.record import ComparisonRecord, DeltaRecord, Interval, PointRecord, curve_of
 from splitveil.experiments.compare.validity import UNDEFENDED, check_points, status_of
 from splitveil.metrics.tradeoff import Points, paired_delta, pareto
 from splitveil.records import PREDICTIONS, AttackResult, RunRecord
@@ -53,7 +53,7 @@ def analyse(
 ) -> ComparisonRecord:
     """Read the finished runs of a comparison.
 
-    Points are selected on validation figures alone: those of a defense that no other of its points beats in both
+    Points are selected on validation figures alone: those of a curve that no other of its points beats in both
     accuracy and attacker error. Only then are the test scores read, which every run took once, and only those of the
     selected points make curves.
 
@@ -113,10 +113,10 @@ def _mean_validation(runs: Sequence[_Seen]) -> tuple[float, float]:
 
 
 def _select(seen: Sequence[tuple[PlugInSpec, Sequence[_Seen]]]) -> list[bool]:
-    """Per point, whether it lies on the validation front of its defense."""
+    """Per point, whether it lies on the validation front of its curve."""
     chosen = [False] * len(seen)
-    for name in {defense.name for defense, _ in seen}:
-        places = [place for place, (defense, _) in enumerate(seen) if defense.name == name]
+    for curve in {curve_of(defense) for defense, _ in seen}:
+        places = [place for place, (defense, _) in enumerate(seen) if curve_of(defense) == curve]
         figures = np.array([_mean_validation(seen[place][1]) for place in places])
         for place, kept in zip(places, pareto(figures[:, 0], figures[:, 1]), strict=True):
             chosen[place] = bool(kept)
@@ -165,11 +165,11 @@ def _converged(attacks: Sequence[AttackResult]) -> float | None:
 
 
 def _deltas(seen: Sequence[tuple[PlugInSpec, Sequence[_Seen]]], chosen: Sequence[bool]) -> list[DeltaRecord]:
-    """Every later defense over every earlier one, on the points that were selected and the seeds all of them have."""
+    """Every later curve over every earlier one, on the points that were selected and the seeds all of them have."""
     curves: dict[str, list[Sequence[_Seen]]] = {}
     for (defense, runs), kept in zip(seen, chosen, strict=True):
         if kept and defense.name != UNDEFENDED:
-            curves.setdefault(defense.name, []).append(runs)
+            curves.setdefault(curve_of(defense), []).append(runs)
     return [_delta(a, curves[a], b, curves[b]) for a, b in itertools.combinations(curves, 2)]
 
 

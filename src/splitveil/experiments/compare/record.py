@@ -9,10 +9,24 @@ from splitveil.errors import MissingDataError
 from splitveil.metrics.tradeoff import DeltaSummary
 from splitveil.specs import Frozen, PlugInSpec, parse, read_json
 
-__all__ = ["FILE", "ComparisonRecord", "DeltaRecord", "Interval", "PointRecord", "ValidityCheck"]
+__all__ = ["FILE", "ComparisonRecord", "DeltaRecord", "Interval", "PointRecord", "ValidityCheck", "curve_of"]
 
 FILE = "comparison.json"
 _MOSTLY = 0.95
+
+
+def curve_of(defense: PlugInSpec) -> str:
+    """The curve that a point lies on: the defense, and its parameters that are words.
+
+    Numbers are what a defense trades accuracy against leakage with; a word, such as the kind of a covariance, makes
+    another method of it.
+
+    Example:
+        >>> curve_of(PlugInSpec(name="cem", params={"weight": 0.5, "covariance": "full"}))
+        'cem covariance=full'
+    """
+    words = [f"{key}={value}" for key, value in defense.params.items() if isinstance(value, str)]
+    return " ".join([defense.name, *words])
 
 
 class Interval(Frozen):
@@ -31,7 +45,7 @@ class PointRecord(Frozen):
         runs: folders below the comparison's, by seed.
         val_accuracy: of the selected epochs on validation pictures, mean over seeds.
         val_mse: of the attacker on its held-out auxiliary pictures, mean over seeds.
-        selected: whether no other point of this defense is better in both, on these validation figures.
+        selected: whether no other point of its curve is better in both, on these validation figures.
         accuracy: on test pictures.
         mse: of the attacker on test pictures.
         psnr_db: likewise.
@@ -51,6 +65,11 @@ class PointRecord(Frozen):
     converged_share: float | None
     controls: tuple[str, ...]
     beats_controls: bool
+
+    @property
+    def curve(self) -> str:
+        """The curve that it lies on."""
+        return curve_of(self.defense)
 
     @property
     def label(self) -> str:
