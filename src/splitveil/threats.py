@@ -8,10 +8,16 @@ from typing import Any, Literal, get_args
 
 from splitveil.errors import SpecError, UnknownNameError
 
-__all__ = ["Auxiliary", "Grant", "ThreatModel"]
+__all__ = ["SHIFTS", "Auxiliary", "Duplicates", "Grant", "ThreatModel"]
 
 Grant = Literal["weights", "architecture", "query", "pairs", "tail", "labels"]
 Auxiliary = Literal["train", "same", "shifted", "none"]
+Duplicates = Literal["exact", "near"]
+
+SHIFTS = ("corruptions", "held_out_classes")
+"""How auxiliary pictures may differ from those attacked, where they come from the same source."""
+
+_LATER = {"duplicates": "exact", "shift": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +30,9 @@ class ThreatModel:
         knows_mechanism: the attacker knows how the release is made (Kerckhoffs's principle).
         auxiliary: where the attacker's own pictures come from.
         observations: releases of one picture that the attacker sees.
+        duplicates: whether these are releases of the very same bytes, or of near duplicates: the next frame of a
+            video, another encoding. Noise that is keyed to the bytes stops the former alone.
+        shift: of ``shifted`` pictures: ``corruptions``, ``held_out_classes``, or the path of another data set.
         query_budget: the most releases it may ask for; None for no limit.
 
     Example:
@@ -36,6 +45,8 @@ class ThreatModel:
     auxiliary: Auxiliary = "same"
     observations: int = 1
     query_budget: int | None = None
+    duplicates: Duplicates = "exact"
+    shift: str | None = None
 
     def __post_init__(self) -> None:
         for grant in self.grants:
@@ -43,6 +54,10 @@ class ThreatModel:
                 raise UnknownNameError("grant", str(grant), get_args(Grant))
         if self.auxiliary not in get_args(Auxiliary):
             raise UnknownNameError("auxiliary source", str(self.auxiliary), get_args(Auxiliary))
+        if self.duplicates not in get_args(Duplicates):
+            raise UnknownNameError("kind of duplicates", str(self.duplicates), get_args(Duplicates))
+        if self.shift is not None and self.auxiliary != "shifted":
+            raise SpecError(f"expected a shift for auxiliary pictures that are 'shifted' only, got '{self.auxiliary}'")
         if self.observations < 1:
             raise SpecError(f"expected observations >= 1, got {self.observations}")
         if self.query_budget is not None and self.query_budget < 0:
@@ -57,8 +72,9 @@ class ThreatModel:
         return sorted(grant for grant in needs if not self.allows(grant))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for a record."""
-        return {**asdict(self), "grants": sorted(self.grants)}
+        """Plain data for a record; fields that came later are left out at their defaults, so that old keys hold."""
+        plain = {key: value for key, value in asdict(self).items() if value != _LATER.get(key, ...)}
+        return {**plain, "grants": sorted(self.grants)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ThreatModel:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from splitveil.attacks.observing import observe
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.contracts import FeatureSpec, NoiseSource, NoiseSpec, Subject, View
 from splitveil.data.loader import Pictures
@@ -140,11 +141,7 @@ class AttackerView:
         return self._paired
 
     def _observe(self, x: Tensor, source: Callable[[Rng], NoiseSource], rng: Rng) -> Tensor:
-        observations = self.threat.observations
-        if observations == 1:
-            return self._subject.release(x, source(rng))
-        releases = [self._subject.release(x, source(rng.child("observation", m))) for m in range(observations)]
-        return self._subject.combine(torch.stack(releases, dim=1))
+        return observe(self._subject, x, self.threat, source=source, rng=rng)
 
     def _spend(self, pictures: int) -> None:
         budget, cost = self.threat.query_budget, pictures * self.threat.observations

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from splitveil.attacks.storage import save_inverter
 from splitveil.attacks.subjects import ModelSubject
-from splitveil.attacks.view import AttackerView
 from splitveil.contracts import Attack, Inverter
 from splitveil.data.loader import Pictures
+from splitveil.experiments.auxiliary import auxiliary_pictures
 from splitveil.experiments.building import build_run
 from splitveil.experiments.environment import pick_device
-from splitveil.experiments.scoring import image_metrics, reconstruct, release_all, score_pictures, summarize_metric
 from splitveil.experiments.storage import load_weights
+from splitveil.experiments.target import Target, summarise
 from splitveil.experiments.training import LoadedData, load_data_spec
 from splitveil.files import write_with
-from splitveil.records import AttackResult, MetricResult, RunRecord
+from splitveil.records import AttackResult, RunRecord
 from splitveil.registry import ATTACKS, build
 from splitveil.rng import Rng
 from splitveil.specs import PlugInSpec
@@ -31,9 +31,8 @@ from splitveil.split import SplitModel
 from splitveil.threats import ThreatModel
 from splitveil.training.observer import Observer
 
-__all__ = ["attack_key", "attack_run", "load_model"]
+__all__ = ["attack_key", "attack_run", "attack_target", "fit_and_score", "load_model", "run_target"]
 
-_CONTROLS = ("mean_image", "class_mean", "ridge")
 _SHOWN, _WORST = 12, 6
 
 
@@ -76,64 +75,92 @@ def attack_run(
         Metrics with intervals, controls, and facts of the fit.
     """
     threat = threat or ThreatModel.preset("white_box")
-    configured = cast(Attack, build(ATTACKS.load(attack.name), attack.params, f"attack '{attack.name}'"))
     key = attack_key(attack, threat, seed)
     for earlier in record.attacks:
         if earlier.key == key:
             return earlier
-    listener, target = observer or Observer(), pick_device(device)
-    data = data or load_data_spec(record.spec.data, listener)
-    model = load_model(record, data, device=target, trusted=trusted)
-    started = time.monotonic()
-    rng = Rng(seed).child("attack", attack.name)
-    subject, test = ModelSubject(model), Pictures(data.splits.test, target)
-    auxiliary = Pictures(data.splits.aux, target)
+    target = run_target(record, seed=seed, observer=observer, device=device, trusted=trusted, data=data)
+    return attack_target(record, target, attack, threat=threat, observer=observer)
 
-    def view(name: str) -> AttackerView:
-        return AttackerView(subject, threat, auxiliary=auxiliary, rng=rng.child("view", name))
 
-    main_view = view("main")
-    main_view.progress = _Progress(listener)
-    inverter = configured.fit(main_view, rng.child("fit"))
+def run_target(
+    record: RunRecord,
+    *,
+    seed: int = 0,
+    observer: Observer | None = None,
+    device: str | None = None,
+    trusted: str | None = None,
+    data: LoadedData | None = None,
+) -> Target:
+    """A finished run as what attacks meet; several attacks on one target share its releases and its controls."""
+    chosen, data = pick_device(device), data or load_data_spec(record.spec.data, observer)
+    model = load_model(record, data, device=chosen, trusted=trusted)
+    return Target(
+        ModelSubject(model),
+        test=Pictures(data.splits.test, chosen),
+        auxiliary=auxiliary_pictures(data.splits, chosen, Rng(seed).child("auxiliary")),
+        seed=seed,
+    )
+
+
+def attack_target(
+    record: RunRecord,
+    target: Target,
+    attack: PlugInSpec,
+    *,
+    threat: ThreatModel,
+    observer: Observer | None = None,
+) -> AttackResult:
+    """Run an attack against the target of a record and add it there; one that is there already is returned."""
+    key = attack_key(attack, threat, target.seed)
+    for earlier in record.attacks:
+        if earlier.key == key:
+            return earlier
+    result, inverter, samples = fit_and_score(target, attack, threat=threat, observer=observer)
+    _write(record, result, attack, inverter, samples)
+    return result
+
+
+def fit_and_score(
+    target: Target, attack: PlugInSpec, *, threat: ThreatModel, observer: Observer | None = None
+) -> tuple[AttackResult, Inverter, dict[str, Tensor]]:
+    """Fit an attack through a view of the target, score it on all test pictures, and stand the controls beside it.
+
+    Returns:
+        The result, the fitted attack, and pictures and scores to store.
+    """
+    configured = cast(Attack, build(ATTACKS.load(attack.name), attack.params, f"attack '{attack.name}'"))
+    key, listener, started = attack_key(attack, threat, target.seed), observer or Observer(), time.monotonic()
+    rng = target.rng.child(attack.name)
+    view = target.view(threat, attack.name)
+    view.progress = _Progress(listener)
+    inverter = configured.fit(view, rng.child("fit"))
     listener.stop()
-    releases = release_all(subject, test, rng.child("test"))
-    pictures = reconstruct(inverter, releases)
-    scores = score_pictures(pictures, test)
-    metrics = _summaries(scores, rng)
-    controls: dict[str, dict[str, MetricResult]] = {}
-    for name in _CONTROLS:
-        control = cast(Attack, ATTACKS.load(name)())
-        if name != attack.name and not threat.missing(control.needs):
-            fitted = control.fit(view(name), rng.child("control", name))
-            controls[name] = _summaries(score_pictures(reconstruct(fitted, releases), test), rng)
+    pictures, scores = target.score(inverter, threat)
+    metrics, controls = summarise(scores, target.rng), target.controls(threat)
+    held = target.auxiliary(threat)
     result = AttackResult(
         key=key,
         attack=attack,
         threat=threat.to_json(),
-        seed=seed,
+        seed=target.seed,
         metrics=metrics,
-        controls=controls,
-        beats_controls=all(metrics["mse"].mean < item["mse"].mean for item in controls.values()),
+        controls={name: item for name, item in controls.items() if name != attack.name},
+        beats_controls=all(
+            metrics["mse"].mean < item["mse"].mean for name, item in controls.items() if name != attack.name
+        ),
         converged=inverter.facts.get("converged"),
-        facts={**inverter.facts, "queries": main_view.queries, "auxiliary_pictures": len(auxiliary)},
+        facts={**inverter.facts, "queries": view.queries, "auxiliary_pictures": 0 if held is None else len(held)},
         samples=f"samples/{key}.safetensors",
         elapsed_s=time.monotonic() - started,
     )
-    _write(record, result, attack, inverter, _samples(pictures, scores, test))
-    return result
+    return result, inverter, _samples(pictures, scores, target.test)
 
 
 def attack_key(attack: PlugInSpec, threat: ThreatModel, seed: int) -> str:
     """What an attack's result is filed under: its name and a digest of all that decides it."""
     text = json.dumps([attack.model_dump(mode="json"), threat.to_json(), seed], sort_keys=True)
     return f"{attack.name}-{sha256(text.encode()).hexdigest()[:10]}"
-
-
-def _summaries(scores: Mapping[str, Tensor], rng: Rng) -> dict[str, MetricResult]:
-    return {
-        name: summarize_metric(scores[name], metric, rng.child("bootstrap", name))
-        for name, metric in image_metrics().items()
-    }
 
 
 def _samples(pictures: Tensor, scores: Mapping[str, Tensor], test: Pictures) -> dict[str, Tensor]:

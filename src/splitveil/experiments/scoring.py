@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from splitveil.attacks.observing import observe
 from splitveil.contracts import Inverter, Metric, Subject, Summary, Task
 from splitveil.data.loader import Pictures
 from splitveil.metrics.summary import summarize
@@ -15,6 +17,7 @@ from splitveil.records import MetricResult
 from splitveil.registry import METRICS
 from splitveil.rng import Rng
 from splitveil.split import SplitModel
+from splitveil.threats import ThreatModel
 
 __all__ = ["image_metrics", "reconstruct", "release_all", "score_model", "score_pictures", "summarize_metric"]
 
@@ -26,11 +29,12 @@ def image_metrics() -> dict[str, Metric]:
     return {entry.name: METRICS.load(entry.name)() for entry in METRICS}
 
 
-def release_all(subject: Subject, pictures: Pictures, rng: Rng) -> Tensor:
-    """One release of each picture, ``(n, *r)``."""
+def release_all(subject: Subject, pictures: Pictures, threat: ThreatModel, rng: Rng) -> Tensor:
+    """What an attacker sees of each picture, ``(n, *r)``: one release, or what all its observations amount to."""
     releases, start = [], 0
     for x, _ in pictures.batches(_BATCH):
-        releases.append(subject.release(x, SeededNoise(rng, start)))
+        source = partial(SeededNoise, start=start)
+        releases.append(observe(subject, x, threat, source=source, rng=rng, start=start))
         start += len(x)
     return torch.cat(releases)
 

@@ -1,0 +1,53 @@
+"""The attacker's own pictures, as a threat model says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from splitveil.data.loader import Pictures
+from splitveil.data.shift import corrupt, hold_out_classes, resize_like
+from splitveil.data.sources import guess_source, load_source
+from splitveil.data.splits import Splits
+from splitveil.data.tables import ImageTable
+from splitveil.rng import Rng
+from splitveil.threats import SHIFTS, ThreatModel
+
+__all__ = ["auxiliary_pictures"]
+
+
+def auxiliary_pictures(
+    splits: Splits, device: torch.device | str, rng: Rng
+) -> Callable[[ThreatModel], Pictures | None]:
+    """From a threat model to the pictures that its attacker holds.
+
+    ```
+    none ─► nothing      same ─► aux      train ─► train      shifted ─► aux, changed, or another data set
+    ```
+
+    Args:
+        splits: of the data that is attacked.
+        device: where the pictures are kept.
+        rng: of the changes.
+    """
+
+    def choose(threat: ThreatModel) -> Pictures | None:
+        if threat.auxiliary == "none":
+            return None
+        if threat.auxiliary == "train":
+            return Pictures(splits.train, device)
+        table = splits.aux if threat.auxiliary == "same" else _shifted(splits.aux, threat.shift or SHIFTS[0], rng)
+        return Pictures(table, device)
+
+    return choose
+
+
+def _shifted(table: ImageTable, shift: str, rng: Rng) -> ImageTable:
+    if shift == "corruptions":
+        return corrupt(table, rng.child("corruptions"))
+    if shift == "held_out_classes":
+        return hold_out_classes(table, rng.child("held out"))
+    name, path = guess_source(shift)
+    return resize_like(load_source(name, Path(path) if path else None).train, tuple(table.images.shape[1:]))

@@ -1,0 +1,94 @@
+"""What is attacked, with the pictures of both sides: what several attacks share is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from torch import Tensor
+
+from splitveil.attacks.view import AttackerView
+from splitveil.contracts import Attack, Inverter, Subject
+from splitveil.data.loader import Pictures
+from splitveil.experiments.scoring import image_metrics, reconstruct, release_all, score_pictures, summarize_metric
+from splitveil.records import MetricResult
+from splitveil.registry import ATTACKS
+from splitveil.rng import Rng
+from splitveil.threats import ThreatModel
+
+__all__ = ["CONTROLS", "Target", "summarise"]
+
+CONTROLS = ("mean_image", "class_mean", "ridge")
+"""Attackers that every attack is held against."""
+
+
+class Target:
+    """A subject, the pictures it is scored on, and those that its attackers hold.
+
+    Releases of the test pictures, and the controls, are functions of the seed and of what the threat model lets an
+    attacker see, not of the attack: all attacks face the same releases.
+
+    Args:
+        subject: what is attacked.
+        test: pictures that scores are taken on; no attacker sees them.
+        auxiliary: from a threat model to the pictures that it grants, None for none.
+        seed: of releases, attackers and controls.
+    """
+
+    def __init__(
+        self, subject: Subject, *, test: Pictures, auxiliary: Callable[[ThreatModel], Pictures | None], seed: int
+    ) -> None:
+        self.subject, self.test, self.seed = subject, test, seed
+        self.rng = Rng(seed).child("attack")
+        self._auxiliary = auxiliary
+        self._tables: dict[tuple[str, str | None], Pictures | None] = {}
+        self._releases: dict[tuple[int, str], Tensor] = {}
+        self._controls: dict[str, dict[str, dict[str, MetricResult]]] = {}
+
+    def auxiliary(self, threat: ThreatModel) -> Pictures | None:
+        """The attacker's own pictures."""
+        key = (threat.auxiliary, threat.shift)
+        if key not in self._tables:
+            self._tables[key] = self._auxiliary(threat)
+        return self._tables[key]
+
+    def view(self, threat: ThreatModel, *names: str) -> AttackerView:
+        """What an attacker holds."""
+        return AttackerView(self.subject, threat, auxiliary=self.auxiliary(threat), rng=self.rng.child("view", *names))
+
+    def releases(self, threat: ThreatModel) -> Tensor:
+        """What an attacker sees of the test pictures, ``(n, *r)``."""
+        key = (threat.observations, threat.duplicates)
+        if key not in self._releases:
+            self._releases[key] = release_all(self.subject, self.test, threat, self.rng.child("test"))
+        return self._releases[key]
+
+    def score(self, inverter: Inverter, threat: ThreatModel) -> tuple[Tensor, dict[str, Tensor]]:
+        """The pictures that a fitted attack draws, and their scores."""
+        pictures = reconstruct(inverter, self.releases(threat))
+        return pictures, score_pictures(pictures, self.test)
+
+    def controls(self, threat: ThreatModel) -> dict[str, dict[str, MetricResult]]:
+        """Scores of the controls that the threat model lets stand beside an attack."""
+        key = repr(threat)
+        if key not in self._controls:
+            self._controls[key] = {name: self._control(name, threat) for name in self._possible(threat)}
+        return self._controls[key]
+
+    def _possible(self, threat: ThreatModel) -> list[str]:
+        if self.auxiliary(threat) is None:
+            return []
+        return [name for name in CONTROLS if not threat.missing(cast(Attack, ATTACKS.load(name)).needs)]
+
+    def _control(self, name: str, threat: ThreatModel) -> dict[str, MetricResult]:
+        control, key = cast(Attack, ATTACKS.load(name)()), self.rng.child("control", name)
+        inverter = control.fit(self.view(threat, "control", name), key)
+        return summarise(self.score(inverter, threat)[1], self.rng)
+
+
+def summarise(scores: dict[str, Tensor], rng: Rng) -> dict[str, MetricResult]:
+    """Each metric's mean over the test pictures with its interval; attacks on one target share the resamples."""
+    return {
+        name: summarize_metric(scores[name], metric, rng.child("bootstrap", name))
+        for name, metric in image_metrics().items()
+    }

@@ -1,0 +1,65 @@
+"""What an attacker sees of a picture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from attack_fixtures import KEY, subject
+from torch import Tensor
+
+from splitveil.attacks.observing import near_duplicate, observe
+from splitveil.defenses.mechanisms.gaussian import Gaussian
+from splitveil.errors import SpecError, UnknownNameError
+from splitveil.noise import SeededNoise
+from splitveil.rng import Rng
+from splitveil.threats import ThreatModel
+
+
+def seen(observations: int, duplicates: str = "exact", *, noise_std: float = 0.5) -> Tensor:
+    attacked = subject(Gaussian(noise_std))
+    x = torch.full((64, *attacked.input_shape), 0.5)
+    threat = ThreatModel(frozenset({"query"}), observations=observations, duplicates=duplicates)  # type: ignore[arg-type]
+    return observe(attacked, x, threat, source=SeededNoise, rng=KEY)
+
+
+def spread(r: Tensor) -> float:
+    return float((r - r.mean(0)).square().mean())
+
+
+def test_one_observation_is_one_release() -> None:
+    attacked = subject(Gaussian(0.5))
+    x = torch.full((64, *attacked.input_shape), 0.5)
+    assert torch.equal(seen(1), attacked.release(x, SeededNoise(KEY)))
+
+
+def test_the_mean_of_sixteen_releases_has_a_sixteenth_of_the_noise() -> None:
+    assert spread(seen(16)) == pytest.approx(spread(seen(1)) / 16, rel=0.1)
+
+
+def test_near_duplicates_average_as_well_where_pictures_are_flat() -> None:
+    assert spread(seen(16, "near")) == pytest.approx(spread(seen(16)), rel=0.2)
+
+
+def test_a_near_duplicate_is_near_and_does_not_depend_on_the_batch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(6, 3, 8, 8, generator=generator)
+    changed = near_duplicate(x, KEY, start=10)
+    assert torch.equal(near_duplicate(x[2:4], KEY, start=12), changed[2:4])
+    assert bool((changed >= 0).all()) and bool((changed <= 1).all())
+    moved = [torch.roll(x, (down, right), (-2, -1)) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    inner = torch.stack([(changed - item)[:, :, 1:-1, 1:-1].abs().amax((1, 2, 3)) for item in moved])
+    assert bool((inner.min(0).values <= 1 / 255 + 1e-6).all())
+    assert not torch.equal(near_duplicate(x, Rng(1)), near_duplicate(x, Rng(2)))
+
+
+def test_threats_say_what_is_seen_and_old_records_stay_as_they_were() -> None:
+    plain = ThreatModel.preset("black_box")
+    assert {"duplicates", "shift"}.isdisjoint(plain.to_json())
+    near = ThreatModel(
+        frozenset({"query"}), observations=4, duplicates="near", auxiliary="shifted", shift="corruptions"
+    )
+    assert ThreatModel.from_json(near.to_json()) == near
+    with pytest.raises(UnknownNameError, match="duplicates"):
+        ThreatModel(frozenset(), duplicates="close")  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="'shifted' only, got 'same'"):
+        ThreatModel(frozenset(), shift="corruptions")

@@ -1,0 +1,51 @@
+"""Auxiliary pictures of another kind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from splitveil.data.shift import corrupt, hold_out_classes, resize_like
+from splitveil.data.tables import ImageTable
+from splitveil.errors import InputError
+from splitveil.rng import Rng
+
+
+def table(n: int = 40, channels: int = 3, side: int = 8, classes: int = 5) -> ImageTable:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (n, channels, side, side), generator=generator, dtype=torch.uint8)
+    return ImageTable(images, torch.arange(n) % classes)
+
+
+def test_corruptions_change_nearly_every_picture_and_leave_the_table_alone() -> None:
+    pictures = table()
+    before = pictures.images.clone()
+    changed = corrupt(pictures, Rng(0))
+    assert torch.equal(pictures.images, before)
+    assert torch.equal(changed.labels, pictures.labels)
+    assert int((changed.images != before).flatten(1).any(1).sum()) >= 36
+    assert torch.equal(corrupt(pictures, Rng(0)).images, changed.images)
+    assert not torch.equal(corrupt(pictures, Rng(1)).images, changed.images)
+    correlation = torch.corrcoef(torch.stack([changed.images.float().flatten(), before.float().flatten()]))[0, 1]
+    assert correlation > 0.5  # still pictures of the same things
+
+
+def test_half_of_the_classes_is_held_out() -> None:
+    kept = hold_out_classes(table(), Rng(0))
+    assert len(torch.unique(kept.labels)) == 3
+    assert len(kept) == 24
+    with pytest.raises(InputError, match="two classes or more"):
+        hold_out_classes(table(classes=1), Rng(0))
+
+
+@pytest.mark.parametrize(("held", "wanted"), [(3, 1), (1, 3), (3, 3)])
+def test_pictures_of_another_set_get_this_one_s_shape(held: int, wanted: int) -> None:
+    grey = ImageTable(torch.full((2, held, 6, 9), 100, dtype=torch.uint8), torch.arange(2))
+    made = resize_like(grey, (wanted, 8, 8))
+    assert made.images.shape == (2, wanted, 8, 8)
+    assert bool((made.images == 100).all())  # a flat picture stays as it is, and grey weights add up to one
+
+
+def test_channels_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(InputError, match="3 channels, got 2"):
+        resize_like(table(channels=2), (3, 8, 8))
