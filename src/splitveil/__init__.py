@@ -20,6 +20,7 @@ _LAZY = {
     "SplitveilError": "splitveil.errors:SplitveilError",
     "ThreatModel": "splitveil.threats:ThreatModel",
     "attack": "splitveil.experiments.api:attack",
+    "audit": "splitveil.audit:",
     "defenses": "splitveil.defenses:",
     "factory": "splitveil.experiments.api:factory",
     "load_data": "splitveil.data:load_data",
@@ -38,6 +39,7 @@ __all__ = [
     "SplitveilError",
     "ThreatModel",
     "attack",
+    "audit",
     "defenses",
     "factory",
     "load_data",
@@ -49,6 +51,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from splitveil import defenses as defenses
+    from splitveil.audit.api import audit as audit
     from splitveil.data import load_data as load_data
     from splitveil.errors import SplitveilError as SplitveilError
     from splitveil.experiments.api import attack as attack

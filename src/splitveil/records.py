@@ -9,6 +9,7 @@ architecture.json   changes to the built architecture (pruned channels), replaye
 evaluation.json     accuracy on the test split, payload, shapes (Evaluation)
 attacks.json        every attack on this run (AttackResult)
 attackers/*.safetensors   fitted attackers
+audit.json          the last audit (AuditRecord)
 samples/*.safetensors     pictures, reconstructions and the scores per picture
 state/              checkpoint to resume from; removed when training is done
 ```

@@ -25,6 +25,7 @@ __all__ = [
     "PENALTIES",
     "RECIPES",
     "SOURCES",
+    "SUITES",
     "Entry",
     "Registry",
     "build",
@@ -212,6 +213,10 @@ RECIPES.add("quick", "splitveil.experiments.recipes:quick", "minutes a run on tw
 RECIPES.add(
     "full", "splitveil.experiments.recipes:full", "the paper's settings: 240 epochs, full attackers; needs a GPU"
 )
+
+SUITES = Registry("suite", "splitveil.suites")
+SUITES.add("quick", "splitveil.audit.suites:quick", "a decoder and the closed form: a first look in minutes")
+SUITES.add("standard", "splitveil.audit.suites:standard", "with one and with many releases of a picture")
 
 SOURCES = Registry("data source", "splitveil.sources")
 SOURCES.add("digits", "splitveil.data.digits:load_digits", "1,797 grey 8x8 digits, built in")

@@ -14,7 +14,7 @@ import splitveil
 
 SOURCE = Path(splitveil.__file__).parent
 LAYERS = (
-    ("errors", "registry", "contracts", "threats", "rng", "noise", "codecs", "schedules", "files", "specs"),
+    ("errors", "registry", "contracts", "threats", "rng", "noise", "codecs", "schedules", "files", "specs", "rooms"),
     ("data", "nets", "metrics", "mixtures", "bounds"),
     ("split", "defenses"),
     ("training", "attacks"),

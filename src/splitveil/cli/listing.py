@@ -12,7 +12,8 @@ from splitveil.errors import UnknownNameError
 
 def list_names(
     kind: Annotated[
-        str | None, typer.Argument(help="defenses, attacks, metrics, models, recipes, sources, mechanisms, penalties.")
+        str | None,
+        typer.Argument(help="defenses, attacks, metrics, models, recipes, sources, suites, mechanisms, penalties."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
@@ -28,6 +29,7 @@ def list_names(
         "penalties": registry.PENALTIES,
         "recipes": registry.RECIPES,
         "sources": registry.SOURCES,
+        "suites": registry.SUITES,
     }
     if kind is not None and kind not in kinds:
         raise UnknownNameError("kind", kind, kinds)

@@ -69,10 +69,16 @@ class Attack(ABC):
     """A frozen configuration of an attack: its `repr` is its record.
 
     `fit` is final: it checks what the threat model grants, then calls `_fit`.
+
+    Attributes:
+        name: of the registry.
+        needs: what the attacker must hold.
+        needs_auxiliary: whether it must have pictures of its own; a property where that depends on the configuration.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[Grant]]
+    needs_auxiliary: bool = True
 
     def fit(self, view: View, rng: Rng) -> Inverter:
         """Learn to invert from what the view grants.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attack_fixtures import KEY, subject
 from torch import Tensor
 
+from attack_fixtures import KEY, subject
 from splitveil.attacks.observing import near_duplicate, observe
 from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.errors import SpecError, UnknownNameError
@@ -45,7 +45,8 @@ def test_a_near_duplicate_is_near_and_does_not_depend_on_the_batch() -> None:
     x = torch.rand(6, 3, 8, 8, generator=generator)
     changed = near_duplicate(x, KEY, start=10)
     assert torch.equal(near_duplicate(x[2:4], KEY, start=12), changed[2:4])
-    assert bool((changed >= 0).all()) and bool((changed <= 1).all())
+    assert bool((changed >= 0).all())
+    assert bool((changed <= 1).all())
     moved = [torch.roll(x, (down, right), (-2, -1)) for down in (-1, 0, 1) for right in (-1, 0, 1)]
     inner = torch.stack([(changed - item)[:, :, 1:-1, 1:-1].abs().amax((1, 2, 3)) for item in moved])
     assert bool((inner.min(0).values <= 1 / 255 + 1e-6).all())

@@ -1,0 +1,100 @@
+"""What an audit found, as it is written: ``audit.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from splitveil.errors import MissingDataError
+from splitveil.files import write_text
+from splitveil.records import AttackResult, MetricResult
+from splitveil.specs import Frozen, parse, read_json
+
+__all__ = ["FILE", "AuditRecord", "ControlResult", "Status", "Worst"]
+
+FILE = "audit.json"
+
+Status = Literal["valid", "unproven", "invalid"]
+
+
+class ControlResult(Frozen):
+    """A control and what came of it; `detail` is the evidence, or why it does not apply."""
+
+    name: str
+    title: str
+    state: Literal["pass", "fail", "not applicable"]
+    detail: str
+
+
+class Worst(Frozen):
+    """The least safe score of one metric over all attackers.
+
+    Args:
+        attack: key of the attack that took it.
+        result: its score.
+        cheapest: key of the attack that needs least among those that do as well within its interval.
+        cheapest_needs: what that attacker must hold.
+    """
+
+    attack: str
+    result: MetricResult
+    cheapest: str
+    cheapest_needs: tuple[str, ...]
+
+
+class AuditRecord(Frozen):
+    """One audit: everything that a threat model grants was tried, and the least safe score counts.
+
+    Args:
+        subject: what was audited.
+        suite: its name.
+        budget: what the suite costs.
+        threat: what the attackers were granted.
+        adaptive: the attack that knows the defense.
+        seed: of all attacks.
+        pictures: that scores are taken on.
+        attacks: every attack that ran.
+        skipped: what did not run, and why.
+        worst: by metric.
+        controls: beside the scores.
+        status: ``invalid`` if a control failed; ``unproven`` if none shows that the attacks work; else ``valid``.
+        queries: releases that all attackers asked for.
+        elapsed_s: of the audit; attacks that were there already cost nothing.
+    """
+
+    format: Literal[1] = 1
+    subject: str
+    suite: str
+    budget: str
+    threat: dict[str, Any]
+    adaptive: str
+    seed: int
+    pictures: int
+    attacks: tuple[AttackResult, ...]
+    skipped: dict[str, str]
+    worst: dict[str, Worst]
+    controls: tuple[ControlResult, ...]
+    status: Status
+    queries: int
+    elapsed_s: float
+
+    def attack(self, key: str) -> AttackResult:
+        """The attack of this key."""
+        return next(item for item in self.attacks if item.key == key)
+
+    def write(self, folder: Path) -> Path:
+        """Write ``audit.json`` into a folder, whole or not at all; an older audit is replaced."""
+        write_text(folder / FILE, self.model_dump_json(indent=2) + "\n")
+        return folder / FILE
+
+    @classmethod
+    def read(cls, folder: Path) -> AuditRecord:
+        """The audit of a folder.
+
+        Raises:
+            MissingDataError: there is none.
+        """
+        file = Path(folder) / FILE
+        if not file.is_file():
+            raise MissingDataError(f"expected an audit at '{file}', got none: run  splitveil audit  first")
+        return parse(cls, read_json(file), str(file))

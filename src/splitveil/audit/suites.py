@@ -1,0 +1,108 @@
+"""Suites: which attacks an audit tries, and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+from splitveil.contracts import Attack
+from splitveil.experiments.recipes import Recipe
+from splitveil.registry import ATTACKS, SUITES, build
+from splitveil.specs import PlugInSpec
+from splitveil.threats import Duplicates, ThreatModel
+
+__all__ = ["Entry", "Suite", "load_suite", "quick", "standard"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One attack of a suite, and how many releases of a picture it wants to see.
+
+    Args:
+        attack: registry name and parameters.
+        observations: releases of one picture.
+        duplicates: of what these are.
+    """
+
+    attack: PlugInSpec
+    observations: int = 1
+    duplicates: Duplicates = "exact"
+
+    @property
+    def label(self) -> str:
+        """What to call it."""
+        if self.observations == 1:
+            return self.attack.name
+        kind = "near duplicates" if self.duplicates == "near" else "releases"
+        return f"{self.attack.name} on {self.observations} {kind}"
+
+    def threat(self, granted: ThreatModel) -> ThreatModel:
+        """The part of a threat model that this entry makes use of."""
+        return replace(granted, observations=self.observations, duplicates=self.duplicates)
+
+    def refused(self, granted: ThreatModel) -> str | None:
+        """Why a threat model does not let it run, or None where it does."""
+        configured = cast(Attack, build(ATTACKS.load(self.attack.name), self.attack.params, self.label))
+        missing = granted.missing(configured.needs)
+        if missing:
+            return f"needs {', '.join(missing)}"
+        if configured.needs_auxiliary and granted.auxiliary == "none":
+            return "needs pictures of its own"
+        if self.observations > granted.observations:
+            return f"needs {self.observations} releases of one picture"
+        if self.duplicates == "exact" and self.observations > 1 and granted.duplicates == "near":
+            return "needs releases of the very same picture"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Attacks that are tried together.
+
+    Args:
+        name: of the registry.
+        budget: what it costs, in words.
+        entries: in order.
+    """
+
+    name: str
+    budget: str
+    entries: tuple[Entry, ...]
+
+    def with_adaptive(self, name: str, recipe: Recipe) -> Suite:
+        """This suite, and the attack that knows the defense where it is not among its own."""
+        if any(entry.attack.name == name for entry in self.entries):
+            return self
+        twin = recipe.attack if recipe.attack.name == name else PlugInSpec(name=name)
+        return replace(self, entries=(*self.entries, Entry(twin)))
+
+
+def load_suite(name: str, recipe: Recipe) -> Suite:
+    """A suite by name, at the scale of a recipe.
+
+    Raises:
+        UnknownNameError: there is no such suite.
+    """
+    return cast(Suite, SUITES.load(name)(recipe))
+
+
+def quick(recipe: Recipe) -> Suite:
+    """The decoder of the recipe and ridge regression: a first look."""
+    return Suite(
+        "quick",
+        "two attacks; two minutes for digits on two cores",
+        (Entry(recipe.attack), Entry(PlugInSpec(name="ridge"))),
+    )
+
+
+def standard(recipe: Recipe) -> Suite:
+    """The same, and the decoder on many releases of a picture, and of near duplicates of it."""
+    return Suite(
+        "standard",
+        "four attacks; 20 minutes for 12,000 small pictures on two cores",
+        (
+            *quick(recipe).entries,
+            Entry(recipe.attack, observations=16),
+            Entry(recipe.attack, observations=16, duplicates="near"),
+        ),
+    )

@@ -1,0 +1,122 @@
+"""``splitveil audit`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from splitveil import cli, registry
+from splitveil.audit.suites import Entry, Suite
+from splitveil.experiments.recipes import Recipe
+from splitveil.specs import PlugInSpec
+
+Run = Callable[..., tuple[int, str, str]]
+QUICK = ["--limit", "300", "--set", "epochs=1", "--model-param", "width=0.5"]
+
+
+def toy(recipe: Recipe) -> Suite:
+    """Ridge, ridge on four releases, and a decoder that hardly learns."""
+    ridge = PlugInSpec(name="ridge", params={"pictures": 64})
+    decoder = PlugInSpec(name="decoder", params={"channels": 4, "blocks": 1, "epochs": 1})
+    return Suite("toy", "a second", (Entry(ridge), Entry(ridge, observations=4), Entry(decoder)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def suite() -> Iterator[None]:
+    registry.SUITES.add("toy", f"{__name__}:toy", "for tests")
+    sys.modules.setdefault("test_audit", sys.modules[__name__])
+    yield
+    del registry.SUITES._entries["toy"]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run one command in this process: exit code, stdout, stderr."""
+
+    def call(*words: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["splitveil", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undefended and a noisy run, hardly trained."""
+    base = tmp_path_factory.mktemp("audited")
+    with pytest.MonkeyPatch.context() as patch:
+        for defense in ("none", "gaussian"):
+            patch.setattr(
+                sys, "argv", ["splitveil", "train", "--defense", defense, "--out", str(base / defense), *QUICK]
+            )
+            with pytest.raises(SystemExit) as stop:
+                cli.main()
+            assert not stop.value.code
+    return base
+
+
+def test_an_audit_finds_the_undefended_twin_and_writes_its_record(run: Run, runs: Path) -> None:
+    code, out, err = run("audit", runs, "--suite", "toy", "--json")
+    assert code == 0, err
+    undefended, noisy = sorted(json.loads(out), key=lambda item: item["subject"], reverse=True)
+    assert noisy["skipped"] == {"ridge on 4 releases": "needs 4 releases of one picture"}
+    states = {control["name"]: control["state"] for control in noisy["controls"]}
+    assert states["undefended_is_worst"] != "not applicable"
+    assert states["not_above_reference"] == "not applicable"
+    assert states["less_with_noise"] == "pass"
+    assert noisy["pictures"] == undefended["pictures"] > 0
+    assert json.loads((runs / "gaussian" / "audit.json").read_text()) == noisy
+
+
+def test_several_releases_are_granted_and_count(run: Run, runs: Path) -> None:
+    code, out, _ = run("audit", runs / "gaussian", "--suite", "toy", "--observations", "4", "--json")
+    [found] = json.loads(out)
+    one, four, _ = (attack["metrics"]["mse"]["mean"] for attack in found["attacks"])
+    assert code == 0
+    assert four < one
+    assert found["worst"]["mse"]["cheapest_needs"] == ["pairs", "4 releases of a picture"]
+    states = {control["name"]: control["state"] for control in found["controls"]}
+    assert states["undefended_is_worst"] == "not applicable"  # alone, it is held against a plain encoder
+    assert states["attack_works"] != "not applicable"
+
+
+def test_it_is_printed_with_its_controls_and_fails_under_strict(run: Run, runs: Path) -> None:
+    code, out, err = run("audit", runs / "none", "--suite", "toy", "--strict")
+    assert "audit of" in out
+    assert "worst mse" in out
+    assert "not applicable Leakage does not grow with noise" in out
+    assert (code, "is not valid" in err) == ((1, True) if "INVALID" in out or "UNPROVEN" in out else (0, False))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        (["--suite", "quik"], 3, "did you mean 'quick'"),
+        (["--threat", "whitebox"], 3, "did you mean 'white_box'"),
+        (["--duplicates", "close"], 3, "'close'"),
+        (["--auxiliary", "other"], 3, "'other'"),
+        (["--shift", "corruptions"], 3, "'shifted' only, got 'same'"),
+        (["--auxiliary", "shifted", "--shift", "no/such/folder"], 4, "no/such/folder"),
+        (["--auxiliary", "none"], 3, "lets some attack run, got none that does"),
+        (["--threat", "query_free"], 3, "ridge needs pairs"),
+        (["--undefended", "no/such/run"], 4, "no/such/run"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_meant_is_one_error(run: Run, runs: Path, words: list[str], code: int, part: str) -> None:
+    suite = [] if "--suite" in words else ["--suite", "toy"]
+    got, out, err = run("audit", runs / "gaussian", *suite, *words)
+    assert (got, out) == (code, "")
+    assert err.startswith("error: ")
+    assert part in err
+    assert err.count("\n") == 1
