@@ -15,7 +15,7 @@ from splitveil.experiments.compare.api import compare, plan_cells
 from splitveil.report.comparison import build_comparison_report
 
 DEFENSES = ("none", "gaussian", "cem")
-GRID = {"gaussian.noise_std": [0.1, 0.2, 0.4], "cem.noise_std": [0.05, 0.1, 0.2], "cem.weight": [0.1, 0.4]}
+GRID = {"gaussian.noise_std": [0.1, 0.2, 0.4], "cem.noise_std": [0.05, 0.1, 0.2], "cem.weight": [0.2, 0.8]}
 SEEDS = 3
 
 
