@@ -195,6 +195,11 @@ ATTACKS.add(
 )
 ATTACKS.add("ridge", "splitveil.attacks.controls:Ridge", "control: ridge regression from release to picture")
 
+ATTACKS.add("linear", "splitveil.attacks.linear:Linear", "the best linear estimate, in closed form")
+ATTACKS.add(
+    "optimise", "splitveil.attacks.optimise:Optimise", "search for the picture whose release explains the one seen"
+)
+
 METRICS = Registry("metric", "splitveil.metrics")
 METRICS.add("mse", "splitveil.metrics.images:MeanSquaredError", "mean squared error of a picture in [0, 1]")
 METRICS.add("psnr", "splitveil.metrics.images:PeakSignalToNoise", "peak signal-to-noise ratio in dB")

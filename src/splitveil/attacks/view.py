@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from splitveil.attacks.observing import observe
 from splitveil.attacks.subjects import ModelSubject
-from splitveil.contracts import FeatureSpec, NoiseSource, NoiseSpec, Subject, View
+from splitveil.contracts import FeatureSpec, GaussianChannel, NoiseSource, NoiseSpec, Subject, View
 from splitveil.data.loader import Pictures
 from splitveil.errors import ContractError, InputError, ThreatModelError
 from splitveil.noise import SeededNoise
@@ -188,6 +188,21 @@ class AttackerView:
         model = self._white_box().model
         with evaluating(model):
             return model.simulate(x, noises)
+
+    def simulate_with(self, x: Tensor, rng: Rng) -> Tensor:
+        """`simulate` under noise of this key."""
+        model = self._white_box().model
+        return self.simulate(x, model.draw(SeededNoise(rng), len(x), x.device))
+
+    def channel(self, x: Tensor) -> GaussianChannel | None:
+        """The Gaussian stage that the mechanism declares, at these pictures; None where it declares none.
+
+        Raises:
+            ThreatModelError: the weights are not granted.
+        """
+        model = self._white_box().model
+        with evaluating(model), torch.no_grad():
+            return model.features(x)[1]
 
     @property
     def noise_specs(self) -> tuple[NoiseSpec, ...]:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from splitveil.attacks.inverters import FittedInverter
 from splitveil.attacks.storage import save_inverter
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.contracts import Attack, Inverter
@@ -186,7 +187,8 @@ def _write(
     record: RunRecord, result: AttackResult, attack: PlugInSpec, inverter: Inverter, samples: Mapping[str, Tensor]
 ) -> None:
     write_with(record.path / result.samples, lambda temporary: save_file(dict(samples), temporary))
-    save_inverter(record.path / "attackers" / f"{result.key}.safetensors", inverter, attack.model_dump(mode="json"))
+    if isinstance(inverter, FittedInverter):  # a search has no state of its own, and holds the attacked network
+        save_inverter(record.path / "attackers" / f"{result.key}.safetensors", inverter, attack.model_dump(mode="json"))
     record.add_attack(result)
 
 
