@@ -221,7 +221,10 @@ RECIPES.add(
 
 SUITES = Registry("suite", "splitveil.suites")
 SUITES.add("quick", "splitveil.audit.suites:quick", "a decoder and the closed form: a first look in minutes")
-SUITES.add("standard", "splitveil.audit.suites:standard", "with one and with many releases of a picture")
+SUITES.add(
+    "standard", "splitveil.audit.suites:standard", "learned, closed-form and search attacks; one and many releases"
+)
+SUITES.add("strong", "splitveil.audit.suites:strong", "all attacks; hours on two cores, made for a GPU")
 
 SOURCES = Registry("data source", "splitveil.sources")
 SOURCES.add("digits", "splitveil.data.digits:load_digits", "1,797 grey 8x8 digits, built in")

@@ -30,7 +30,7 @@ def audit(
 
     Args:
         run: a finished run, or its folder.
-        suite: ``quick`` or ``standard``.
+        suite: ``quick``, ``standard`` or ``strong``.
         threat: white box by default.
         undefended: the run of the same data and model without a defense, to prove the attacks on.
         recipe: the scale of the attacks; ``tiny`` for the digits, else ``quick``.

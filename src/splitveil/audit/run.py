@@ -59,7 +59,7 @@ def audit_run(
 
     Args:
         record: the run.
-        suite: ``quick`` or ``standard``.
+        suite: ``quick``, ``standard`` or ``strong``.
         recipe: the scale of the attacks.
         threat: what attackers are granted; white box by default.
         seed: of all attacks.
@@ -80,7 +80,9 @@ def audit_run(
     target = run_target(record, seed=seed, device=device, trusted=trusted, data=data)
 
     def attack(entry: Entry, seen: ThreatModel) -> AttackResult:
-        return attack_target(record, target, entry.attack, threat=seen, observer=observe(entry.label))
+        return attack_target(
+            record, target, entry.attack, threat=seen, pictures=entry.pictures, observer=observe(entry.label)
+        )
 
     results, skipped = _attack_all(plan, threat, attack)
     twin = _on_undefended(undefended, results, data, seed, observe, device, trusted)
@@ -122,7 +124,9 @@ def audit_target(
     started, kept = time.monotonic(), dict[str, dict[str, Tensor]]()
 
     def attack(entry: Entry, seen: ThreatModel) -> AttackResult:
-        result, _, samples = fit_and_score(target, entry.attack, threat=seen, observer=observe(entry.label))
+        result, _, samples = fit_and_score(
+            target, entry.attack, threat=seen, pictures=entry.pictures, observer=observe(entry.label)
+        )
         kept[result.key] = samples
         return result
 
@@ -175,9 +179,9 @@ def _on_undefended(
     best = _best(results)
     twin = run_target(undefended, seed=seed, device=device, trusted=trusted, data=data)
     threat = ThreatModel.from_json(best.threat)
-    return [
-        attack_target(undefended, twin, best.attack, threat=threat, observer=observe(f"{best.attack.name} on none"))
-    ]
+    scored, watched = best.metrics["mse"].n, observe(f"{best.attack.name} on none")
+    pictures = scored if scored < len(twin.test) else None
+    return [attack_target(undefended, twin, best.attack, threat=threat, pictures=pictures, observer=watched)]
 
 
 def _best(results: Sequence[AttackResult]) -> AttackResult:

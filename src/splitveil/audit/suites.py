@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 from splitveil.contracts import Attack
 from splitveil.experiments.recipes import Recipe
@@ -11,7 +11,9 @@ from splitveil.registry import ATTACKS, SUITES, build
 from splitveil.specs import PlugInSpec
 from splitveil.threats import Duplicates, ThreatModel
 
-__all__ = ["Entry", "Suite", "load_suite", "quick", "standard"]
+__all__ = ["Entry", "Suite", "load_suite", "quick", "standard", "strong"]
+
+_SEARCHED = 1000  # pictures that a search is scored on
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +24,13 @@ class Entry:
         attack: registry name and parameters.
         observations: releases of one picture.
         duplicates: of what these are.
+        pictures: the most test pictures to score; None for all.
     """
 
     attack: PlugInSpec
     observations: int = 1
     duplicates: Duplicates = "exact"
+    pictures: int | None = None
 
     @property
     def label(self) -> str:
@@ -87,22 +91,41 @@ def load_suite(name: str, recipe: Recipe) -> Suite:
 
 
 def quick(recipe: Recipe) -> Suite:
-    """The decoder of the recipe and ridge regression: a first look."""
+    """The decoder of the recipe and the closed form: a first look."""
     return Suite(
         "quick",
         "two attacks; two minutes for digits on two cores",
-        (Entry(recipe.attack), Entry(PlugInSpec(name="ridge"))),
+        (Entry(recipe.attack), _entry("linear")),
     )
 
 
 def standard(recipe: Recipe) -> Suite:
-    """The same, and the decoder on many releases of a picture, and of near duplicates of it."""
+    """The same, a search under a Gaussian prior, and the decoder on many releases and on near duplicates."""
     return Suite(
         "standard",
-        "four attacks; 20 minutes for 12,000 small pictures on two cores",
+        "five attacks; 20 minutes for 12,000 small pictures on two cores",
         (
             *quick(recipe).entries,
+            replace(_entry("optimise", steps=200), pictures=_SEARCHED),
             Entry(recipe.attack, observations=16),
             Entry(recipe.attack, observations=16, duplicates="near"),
         ),
     )
+
+
+def strong(recipe: Recipe) -> Suite:
+    """The same, longer searches from many starts, and a search from the decoder's pictures."""
+    warm = _entry("optimise", prior="tv", steps=1000, warm_start="decoder", decoder=dict(recipe.attack.params))
+    return Suite(
+        "strong",
+        "seven attacks; hours on two cores, made for a GPU",
+        (
+            *standard(recipe).entries,
+            replace(_entry("optimise", steps=1000, restarts=4), pictures=_SEARCHED),
+            replace(warm, pictures=_SEARCHED),
+        ),
+    )
+
+
+def _entry(name: str, **params: Any) -> Entry:
+    return Entry(PlugInSpec(name=name, params=params))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def audit(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that hold runs.")],
-    suite: Annotated[str, typer.Option(help="quick or standard; see  splitveil list suites.")] = "standard",
+    suite: Annotated[str, typer.Option(help="quick, standard or strong; see  splitveil list suites.")] = "standard",
     recipe: Annotated[str | None, typer.Option(help="tiny, quick or full; tiny for the digits, else quick.")] = None,
     threat: Annotated[str, typer.Option(help="white_box, black_box, pairs_only or query_free.")] = "white_box",
     observations: Annotated[int, typer.Option(min=1, help="Releases of one picture that an attacker sees.")] = 1,

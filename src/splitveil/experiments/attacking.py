@@ -21,7 +21,7 @@ from splitveil.experiments.auxiliary import auxiliary_pictures
 from splitveil.experiments.building import build_run
 from splitveil.experiments.environment import pick_device
 from splitveil.experiments.storage import load_weights
-from splitveil.experiments.target import Target, summarise
+from splitveil.experiments.target import SHOWN, Target, summarise
 from splitveil.experiments.training import LoadedData, load_data_spec
 from splitveil.files import write_with
 from splitveil.records import AttackResult, RunRecord
@@ -34,7 +34,7 @@ from splitveil.training.observer import Observer
 
 __all__ = ["attack_key", "attack_run", "attack_target", "fit_and_score", "load_model", "run_target"]
 
-_SHOWN, _WORST = 12, 6
+_WORST = 6
 
 
 def load_model(
@@ -110,35 +110,49 @@ def attack_target(
     attack: PlugInSpec,
     *,
     threat: ThreatModel,
+    pictures: int | None = None,
     observer: Observer | None = None,
 ) -> AttackResult:
     """Run an attack against the target of a record and add it there; one that is there already is returned."""
-    key = attack_key(attack, threat, target.seed)
+    key = attack_key(attack, threat, target.seed, pictures)
     for earlier in record.attacks:
         if earlier.key == key:
             return earlier
-    result, inverter, samples = fit_and_score(target, attack, threat=threat, observer=observer)
+    result, inverter, samples = fit_and_score(target, attack, threat=threat, pictures=pictures, observer=observer)
     _write(record, result, attack, inverter, samples)
     return result
 
 
 def fit_and_score(
-    target: Target, attack: PlugInSpec, *, threat: ThreatModel, observer: Observer | None = None
+    target: Target,
+    attack: PlugInSpec,
+    *,
+    threat: ThreatModel,
+    pictures: int | None = None,
+    observer: Observer | None = None,
 ) -> tuple[AttackResult, Inverter, dict[str, Tensor]]:
-    """Fit an attack through a view of the target, score it on all test pictures, and stand the controls beside it.
+    """Fit an attack through a view of the target, score it on test pictures, and stand the controls beside it.
+
+    Args:
+        target: what is attacked.
+        attack: registry name and parameters.
+        threat: what is granted.
+        pictures: the most test pictures to score, for attacks that search long for each; None for all.
+        observer: hears of progress.
 
     Returns:
         The result, the fitted attack, and pictures and scores to store.
     """
     configured = cast(Attack, build(ATTACKS.load(attack.name), attack.params, f"attack '{attack.name}'"))
-    key, listener, started = attack_key(attack, threat, target.seed), observer or Observer(), time.monotonic()
+    key, listener = attack_key(attack, threat, target.seed, pictures), observer or Observer()
+    started, places = time.monotonic(), target.places(pictures)
     rng = target.rng.child(attack.name)
     view = target.view(threat, attack.name)
     view.progress = _Progress(listener)
     inverter = configured.fit(view, rng.child("fit"))
     listener.stop()
-    pictures, scores = target.score(inverter, threat)
-    metrics, controls = summarise(scores, target.rng), target.controls(threat)
+    drawn, scores = target.score(inverter, threat, places)
+    metrics, controls = summarise(scores, target.rng), target.controls(threat, places)
     held = target.auxiliary(threat)
     result = AttackResult(
         key=key,
@@ -155,23 +169,24 @@ def fit_and_score(
         samples=f"samples/{key}.safetensors",
         elapsed_s=time.monotonic() - started,
     )
-    return result, inverter, _samples(pictures, scores, target.test)
+    return result, inverter, _samples(drawn, scores, target.test, places)
 
 
-def attack_key(attack: PlugInSpec, threat: ThreatModel, seed: int) -> str:
+def attack_key(attack: PlugInSpec, threat: ThreatModel, seed: int, pictures: int | None = None) -> str:
     """What an attack's result is filed under: its name and a digest of all that decides it."""
-    text = json.dumps([attack.model_dump(mode="json"), threat.to_json(), seed], sort_keys=True)
+    scored = [] if pictures is None else [pictures]
+    text = json.dumps([attack.model_dump(mode="json"), threat.to_json(), seed, *scored], sort_keys=True)
     return f"{attack.name}-{sha256(text.encode()).hexdigest()[:10]}"
 
 
-def _samples(pictures: Tensor, scores: Mapping[str, Tensor], test: Pictures) -> dict[str, Tensor]:
+def _samples(pictures: Tensor, scores: Mapping[str, Tensor], test: Pictures, places: Tensor) -> dict[str, Tensor]:
     """Pictures that a report shows: the first of the split, the same in every run, and the best recovered ones."""
-    shown = torch.arange(min(_SHOWN, len(test)))
+    shown = torch.arange(min(SHOWN, len(places)))
     worst = scores["mse"].argsort()[:_WORST]
     tensors: dict[str, Tensor] = {name: values.float() for name, values in scores.items()}
     for prefix, indices in (("", shown), ("worst_", worst)):
-        originals, labels = test.get(indices)
-        tensors[f"{prefix}indices"] = indices
+        originals, labels = test.get(places[indices])
+        tensors[f"{prefix}indices"] = places[indices]
         tensors[f"{prefix}labels"] = labels
         tensors[f"{prefix}originals"] = _bytes(originals)
         tensors[f"{prefix}reconstructions"] = _bytes(pictures[indices.to(pictures.device)])

@@ -44,15 +44,21 @@ def reconstruct(inverter: Inverter, releases: Tensor) -> Tensor:
     return torch.cat([inverter.invert(chunk) for chunk in torch.split(releases, _BATCH)])
 
 
-def score_pictures(reconstructions: Tensor, pictures: Pictures) -> dict[str, Tensor]:
-    """Every metric per picture, on the CPU."""
+def score_pictures(reconstructions: Tensor, pictures: Pictures, places: Tensor | None = None) -> dict[str, Tensor]:
+    """Every metric per picture, on the CPU.
+
+    Args:
+        reconstructions: ``(n, c, h, w)``.
+        pictures: the originals' table.
+        places: ``(n,)`` indices of the originals; None for all in order.
+    """
     metrics = image_metrics()
     scores: dict[str, list[Tensor]] = {name: [] for name in metrics}
-    start = 0
-    for x, _ in pictures.batches(_BATCH):
+    indices = torch.arange(len(pictures)) if places is None else places
+    for drawn, chunk in zip(torch.split(reconstructions, _BATCH), torch.split(indices, _BATCH), strict=True):
+        x, _ = pictures.get(chunk)
         for name, metric in metrics.items():
-            scores[name].append(metric(reconstructions[start : start + len(x)], x).cpu())
-        start += len(x)
+            scores[name].append(metric(drawn, x).cpu())
     return {name: torch.cat(values) for name, values in scores.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from splitveil.attacks.view import AttackerView
@@ -16,7 +17,10 @@ from splitveil.registry import ATTACKS
 from splitveil.rng import Rng
 from splitveil.threats import ThreatModel
 
-__all__ = ["CONTROLS", "Target", "summarise"]
+__all__ = ["CONTROLS", "SHOWN", "Target", "summarise"]
+
+SHOWN = 12
+"""Pictures of a split that a report shows, the same for every attack."""
 
 CONTROLS = ("mean_image", "class_mean", "ridge")
 """Attackers that every attack is held against."""
@@ -43,7 +47,7 @@ class Target:
         self._auxiliary = auxiliary
         self._tables: dict[tuple[str, str | None], Pictures | None] = {}
         self._releases: dict[tuple[int, str], Tensor] = {}
-        self._controls: dict[str, dict[str, dict[str, MetricResult]]] = {}
+        self._controls: dict[str, dict[str, dict[str, Tensor]]] = {}
 
     def auxiliary(self, threat: ThreatModel) -> Pictures | None:
         """The attacker's own pictures."""
@@ -63,27 +67,42 @@ class Target:
             self._releases[key] = release_all(self.subject, self.test, threat, self.rng.child("test"))
         return self._releases[key]
 
-    def score(self, inverter: Inverter, threat: ThreatModel) -> tuple[Tensor, dict[str, Tensor]]:
-        """The pictures that a fitted attack draws, and their scores."""
-        pictures = reconstruct(inverter, self.releases(threat))
-        return pictures, score_pictures(pictures, self.test)
+    def places(self, most: int | None) -> Tensor:
+        """Indices of the test pictures that an attack is scored on: all, or at most so many.
 
-    def controls(self, threat: ThreatModel) -> dict[str, dict[str, MetricResult]]:
-        """Scores of the controls that the threat model lets stand beside an attack."""
+        The first of them are those that a report shows; the others are spread evenly over the rest.
+        """
+        if most is None or most >= len(self.test):
+            return torch.arange(len(self.test))
+        first = min(SHOWN, most)
+        rest = torch.linspace(first, len(self.test) - 1, most - first).round().long()
+        return torch.cat([torch.arange(first), rest])
+
+    def score(self, inverter: Inverter, threat: ThreatModel, places: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The pictures that a fitted attack draws for these test pictures, and their scores."""
+        releases = self.releases(threat)
+        pictures = reconstruct(inverter, releases[places.to(releases.device)])
+        return pictures, score_pictures(pictures, self.test, places)
+
+    def controls(self, threat: ThreatModel, places: Tensor) -> dict[str, dict[str, MetricResult]]:
+        """Scores on these pictures of the controls that the threat model lets stand beside an attack."""
         key = repr(threat)
         if key not in self._controls:
             self._controls[key] = {name: self._control(name, threat) for name in self._possible(threat)}
-        return self._controls[key]
+        return {
+            name: summarise({metric: values[places] for metric, values in scores.items()}, self.rng)
+            for name, scores in self._controls[key].items()
+        }
 
     def _possible(self, threat: ThreatModel) -> list[str]:
         if self.auxiliary(threat) is None:
             return []
         return [name for name in CONTROLS if not threat.missing(cast(Attack, ATTACKS.load(name)).needs)]
 
-    def _control(self, name: str, threat: ThreatModel) -> dict[str, MetricResult]:
+    def _control(self, name: str, threat: ThreatModel) -> dict[str, Tensor]:
         control, key = cast(Attack, ATTACKS.load(name)()), self.rng.child("control", name)
         inverter = control.fit(self.view(threat, "control", name), key)
-        return summarise(self.score(inverter, threat)[1], self.rng)
+        return self.score(inverter, threat, self.places(None))[1]
 
 
 def summarise(scores: dict[str, Tensor], rng: Rng) -> dict[str, MetricResult]:

@@ -1,0 +1,79 @@
+"""What a suite tries, and what a threat model lets it."""
+
+from __future__ import annotations
+
+import pytest
+
+from splitveil.audit.suites import Entry, Suite, load_suite
+from splitveil.errors import UnknownNameError
+from splitveil.experiments.recipes import load_recipe
+from splitveil.registry import ATTACKS, SUITES
+from splitveil.specs import PlugInSpec
+from splitveil.threats import ThreatModel
+
+WHITE_BOX = ThreatModel.preset("white_box")
+
+
+@pytest.mark.parametrize("recipe", ["tiny", "quick", "full"])
+def test_each_suite_holds_the_one_before_it_and_nothing_twice(recipe: str) -> None:
+    seen: tuple[Entry, ...] = ()
+    for name in ("quick", "standard", "strong"):
+        suite = load_suite(name, load_recipe(recipe))
+        assert suite.entries[: len(seen)] == seen
+        assert len(suite.entries) > len(seen)
+        described = [repr(entry) for entry in suite.entries]
+        assert len(set(described)) == len(described)
+        for entry in suite.entries:
+            ATTACKS.load(entry.attack.name)(**entry.attack.params)
+        seen = suite.entries
+    assert {entry.name for entry in SUITES} == {"quick", "standard", "strong"}
+
+
+def test_an_unknown_suite_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'strong'"):
+        load_suite("strog", load_recipe("tiny"))
+
+
+def test_the_attack_that_knows_the_defense_is_added_where_it_is_missing() -> None:
+    recipe = load_recipe("tiny")
+    ridge = Entry(PlugInSpec(name="ridge"))
+    suite = Suite("test", "", (ridge,)).with_adaptive("decoder", recipe)
+    assert suite.entries == (ridge, Entry(recipe.attack))
+    assert suite.with_adaptive("decoder", recipe) == suite
+    assert Suite("test", "", ()).with_adaptive("linear", recipe).entries == (Entry(PlugInSpec(name="linear")),)
+
+
+@pytest.mark.parametrize(
+    ("entry", "threat", "reason"),
+    [
+        (Entry(PlugInSpec(name="optimise")), ThreatModel.preset("black_box"), "needs weights"),
+        (Entry(PlugInSpec(name="ridge")), ThreatModel.preset("query_free"), "needs pairs"),
+        (Entry(PlugInSpec(name="ridge"), observations=4), WHITE_BOX, "needs 4 releases of one picture"),
+        (
+            Entry(PlugInSpec(name="ridge"), observations=4),
+            ThreatModel(WHITE_BOX.grants, observations=4, duplicates="near"),
+            "needs releases of the very same picture",
+        ),
+        (
+            Entry(PlugInSpec(name="ridge")),
+            ThreatModel(WHITE_BOX.grants, auxiliary="none"),
+            "needs pictures of its own",
+        ),
+        (Entry(PlugInSpec(name="ridge")), WHITE_BOX, None),
+        (
+            Entry(PlugInSpec(name="ridge"), observations=4, duplicates="near"),
+            ThreatModel(WHITE_BOX.grants, observations=4),
+            None,
+        ),
+    ],
+)
+def test_what_is_not_granted_says_why(entry: Entry, threat: ThreatModel, reason: str | None) -> None:
+    assert entry.refused(threat) == reason
+
+
+def test_an_entry_uses_no_more_than_it_wants() -> None:
+    granted = ThreatModel(WHITE_BOX.grants, observations=16)
+    assert Entry(PlugInSpec(name="ridge")).threat(granted).observations == 1
+    near = Entry(PlugInSpec(name="ridge"), observations=4, duplicates="near")
+    assert (near.threat(granted).observations, near.threat(granted).duplicates) == (4, "near")
+    assert near.label == "ridge on 4 near duplicates"
