@@ -16,13 +16,21 @@ from awkward import find
 from torch import Tensor, nn
 
 import splitveil
-from splitveil.attacks.onnx import NOISE_KEY, RELEASE_KEY, OnnxSubject
+from splitveil.attacks.onnx import COMBINE_KEY, NOISE_KEY, RELEASE_KEY, OnnxSubject
 from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.defenses.mechanisms.identity import Identity
-from splitveil.errors import ContractError, InputError, MissingDataError, MissingExtraError, OutputError
+from splitveil.errors import (
+    ContractError,
+    InputError,
+    MissingDataError,
+    MissingExtraError,
+    OutputError,
+    UnknownNameError,
+)
 from splitveil.export import graph
 from splitveil.export.graph import edge_parity, export_cloud, export_edge, export_finish, run_onnx
 from splitveil.nets.parts import SplitParts
+from splitveil.rng import Rng
 from splitveil.split import SplitModel
 
 
@@ -61,7 +69,9 @@ def test_names_axes_and_laws(tmp_path: Path) -> None:
         sizes = value.type.tensor_type.shape.dim
         assert sizes[0].dim_param == "n"
         assert all(size.dim_value > 0 for size in sizes[1:])
-    assert {item.key: json.loads(item.value) for item in file.metadata_props} == {
+    texts = {item.key: item.value for item in file.metadata_props}
+    assert texts.pop(COMBINE_KEY) == "median"  # the last noisy part is Laplace
+    assert {key: json.loads(text) for key, text in texts.items()} == {
         NOISE_KEY: [
             {"name": "gaussian_1", "shape": [4, 8, 8], "law": "standard_normal"},
             {"name": "laplace_2", "shape": [4, 8, 8], "law": "uniform"},
@@ -77,14 +87,42 @@ def test_an_exported_encoder_keeps_the_spec_of_its_release(tmp_path: Path) -> No
     edge = export_edge(model, tmp_path / "edge.onnx")
     assert model.release_spec.prefix_tokens == 1
     assert OnnxSubject(edge).release_spec == model.release_spec
-    median = OnnxSubject(edge, combine=lambda r: r.median(dim=1).values)
-    stack = torch.tensor([0.0, 0.0, 3.0]).reshape(1, 3, 1)
-    assert float(OnnxSubject(edge).combine(stack)) == 1.0
-    assert float(median.combine(stack)) == 0.0
+
+
+@pytest.mark.parametrize("name", ["patch_tokens", "topk", "vector_laplace"])
+def test_an_exported_encoder_combines_as_its_mechanism_does(name: str, tmp_path: Path) -> None:
+    model = find(name).build()
+    edge = export_edge(model, tmp_path / "edge.onnx")
+    stack = torch.randn(2, 3, *model.release_spec.shape, generator=Rng(0).generator())
+    torch.testing.assert_close(OnnxSubject(edge).combine(stack), model.mechanism.combine(stack))
+    torch.testing.assert_close(OnnxSubject(edge, combine="mean").combine(stack), stack.mean(dim=1))
+    first = OnnxSubject(edge, combine=lambda r: r[:, 0])
+    assert torch.equal(first.combine(stack), stack[:, 0])
+    with pytest.raises(UnknownNameError, match="unknown combination of releases 'medan': did you mean 'median'"):
+        OnnxSubject(edge, combine="medan")
+
+
+def test_a_combination_without_a_name_is_not_written(tmp_path: Path) -> None:
+    model = find("topk").build()
+    model.mechanism.combine = lambda r: r.amax(dim=1)  # type: ignore[method-assign]
+    file = onnx.load(export_edge(model, tmp_path / "edge.onnx"))
+    assert COMBINE_KEY not in {item.key for item in file.metadata_props}
+    file.metadata_props.add(key=COMBINE_KEY, value="magic")
+    onnx.save(file, tmp_path / "edge.onnx")
+    with pytest.raises(InputError, match=r"expected one of mean, median, union under 'splitveil\.combine'.*'magic'"):
+        OnnxSubject(tmp_path / "edge.onnx")
 
 
 @pytest.mark.parametrize(
-    "text", ['{"shape": [3, 3, 3], "kind": "map", "channel_axis": 0}', "[]", "{", '{"shape": [4], "kind": "map"}']
+    "text",
+    [
+        '{"shape": [3, 3, 3], "kind": "map", "channel_axis": 0}',
+        "[]",
+        "{",
+        '{"shape": [4], "kind": "map"}',
+        '{"shape": [4, 8, 8], "kind": "map", "channel_axis": 0, "range": ["a", "b"]}',
+        '{"shape": [4, 8, 8], "kind": "map", "channel_axis": 0, "range": [1.0, 0.0]}',
+    ],
 )
 def test_a_file_that_says_another_release_is_refused(tmp_path: Path, text: str) -> None:
     file = onnx.load(export_edge(find("topk").build(), tmp_path / "edge.onnx"))

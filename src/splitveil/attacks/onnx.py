@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,31 +12,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from splitveil.attacks.combining import COMBINATIONS, Combine, find_combination
+from splitveil.attacks.metadata import COMBINE_KEY, NOISE_KEY, RELEASE_KEY, parse_noises, parse_release
 from splitveil.attacks.subjects import BLACK_BOX_OFFERS
 from splitveil.contracts import FeatureSpec, NoiseSource, NoiseSpec
-from splitveil.errors import ContractError, InputError, MissingDataError, MissingExtraError
+from splitveil.errors import InputError, MissingDataError, MissingExtraError
 from splitveil.threats import Grant
 
-__all__ = ["NOISE_KEY", "RELEASE_KEY", "OnnxSubject"]
+__all__ = ["COMBINE_KEY", "NOISE_KEY", "RELEASE_KEY", "OnnxSubject"]
 
-NOISE_KEY = "splitveil.noise"
-"""Key of the file's metadata under which the noise laws stand, as a JSON list of ``{name, shape, law}``."""
-
-RELEASE_KEY = "splitveil.release"
-"""Key of the file's metadata under which the spec of the release stands, as the JSON of a `FeatureSpec`."""
+_CURE = "export the file again"
 
 
 class OnnxSubject:
     """An ONNX encoder as a black box: its first input is the picture, further inputs are noises.
 
     The laws of the noises stand in the file's metadata under `NOISE_KEY`, as the exporter writes them. The first
-    output is the release; how it is to be read stands under `RELEASE_KEY`, or follows from its shape. Files with a
-    free batch axis and files with a fixed one both run.
+    output is the release; how it is to be read stands under `RELEASE_KEY`, or follows from its shape. What several
+    releases of one input amount to stands under `COMBINE_KEY`. Files with a free batch axis and files with a fixed one
+    both run.
 
     Args:
         path: of the file.
-        combine: what m releases ``(n, m, *r)`` of one input amount to, ``(n, *r)``; the mean by default, since an
-            ONNX file does not say how its releases add up.
+        combine: what m releases ``(n, m, *r)`` of one input amount to, ``(n, *r)``: a function, or a name of
+            `COMBINATIONS`; what the file says by default, and the mean where it says nothing.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -48,9 +45,12 @@ class OnnxSubject:
 
     offers: frozenset[Grant] = BLACK_BOX_OFFERS
 
-    def __init__(self, path: Path | str, combine: Callable[[Tensor], Tensor] | None = None) -> None:
-        self.path, self._combine = Path(path), combine
+    def __init__(self, path: Path | str, combine: Combine | str | None = None) -> None:
+        self.path = Path(path)
+        given = None if combine is None else find_combination(combine)
         self._session = _open(self.path)
+        self._metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        self._combine = self._read_combine() if given is None else given
         inputs = self._session.get_inputs()
         if not inputs:
             raise InputError(f"expected a first input for the picture in '{self.path}', got a graph without inputs")
@@ -63,7 +63,8 @@ class OnnxSubject:
         self._output: str = self._session.get_outputs()[0].name
         zeros = [torch.full((1, *spec.shape), 0.5) for spec in self.noise_specs]
         shape = tuple(self._run(torch.zeros(1, *self.input_shape), zeros).shape[1:])
-        self.release_spec: FeatureSpec = self._read_release(shape)
+        text = self._metadata.get(RELEASE_KEY)
+        self.release_spec: FeatureSpec = parse_release(text, shape, str(self.path), _CURE)
 
     def _sizes(self, value: Any) -> tuple[int, ...]:
         sizes = tuple(value.shape[1:])
@@ -83,36 +84,27 @@ class OnnxSubject:
         return batches.pop()
 
     def _read_noises(self, inputs: list[Any]) -> tuple[NoiseSpec, ...]:
-        text = self._session.get_modelmeta().custom_metadata_map.get(NOISE_KEY)
+        text = self._metadata.get(NOISE_KEY)
         if text is None and inputs:
             names = ", ".join(value.name for value in inputs)
             raise InputError(
                 f"expected metadata '{NOISE_KEY}' with the laws of the inputs {names} in '{self.path}', "
                 "got none: export it with splitveil, or draw the noise inside the graph"
             )
-        specs = _parse_noises(text or "[]", self.path)
+        specs = parse_noises(text or "[]", str(self.path), _CURE)
         found = {value.name: self._sizes(value) for value in inputs}
         if {spec.name: spec.shape for spec in specs} != found or len(specs) != len(found):
             raise InputError(
-                f"expected noises {found} in the metadata '{NOISE_KEY}' of '{self.path}', got {specs}: "
-                "export the file again"
+                f"expected noises {found} in the metadata '{NOISE_KEY}' of '{self.path}', got {specs}: {_CURE}"
             )
         return specs
 
-    def _read_release(self, shape: tuple[int, ...]) -> FeatureSpec:
-        text = self._session.get_modelmeta().custom_metadata_map.get(RELEASE_KEY)
-        if text is None:
-            return FeatureSpec.of(shape)
-        try:
-            spec = FeatureSpec.from_json(json.loads(text))
-            if spec.shape != shape:
-                raise ValueError(f"shape {spec.shape} where the file releases {shape}")
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ContractError) as error:
-            raise InputError(
-                f"expected the spec of the release under '{RELEASE_KEY}' in '{self.path}', got {error}: "
-                "export the file again"
-            ) from error
-        return spec
+    def _read_combine(self) -> Combine:
+        name = self._metadata.get(COMBINE_KEY, "mean")
+        if name not in COMBINATIONS:
+            known = ", ".join(COMBINATIONS)
+            raise InputError(f"expected one of {known} under '{COMBINE_KEY}' in '{self.path}', got {name!r}: {_CURE}")
+        return COMBINATIONS[name]
 
     def release(self, x: Tensor, noise: NoiseSource) -> Tensor:
         """``(n, c, h, w)`` float32 in [0, 1] to ``(n, *r)`` float32 on the device of x.
@@ -128,7 +120,7 @@ class OnnxSubject:
 
     def combine(self, r: Tensor) -> Tensor:
         """What m releases of one input amount to: ``(n, m, *r)`` to ``(n, *r)``."""
-        return r.mean(dim=1) if self._combine is None else self._combine(r)
+        return self._combine(r)
 
     def _run(self, x: Tensor, noises: list[Tensor]) -> Tensor:
         values = [value.cpu().to(torch.float32) for value in (x, *noises)]
@@ -168,22 +160,3 @@ def _open(path: Path) -> Any:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class below Exception
         raise InputError(f"expected an ONNX file at '{path}', got {error}: export it again") from error
-
-
-def _parse_noises(text: str, path: Path) -> tuple[NoiseSpec, ...]:
-    try:
-        return tuple(_noise(item) for item in json.loads(text))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InputError(
-            f"expected a JSON list of {{name, shape, law}} under '{NOISE_KEY}' in '{path}', got {text!r}: "
-            "export the file again"
-        ) from error
-
-
-def _noise(item: Any) -> NoiseSpec:
-    name, shape, law = item["name"], tuple(item["shape"]), item["law"]
-    if not isinstance(name, str) or not all(type(size) is int for size in shape):
-        raise ValueError("not a name with sizes")
-    if law not in ("standard_normal", "uniform"):
-        raise ValueError("not a law")
-    return NoiseSpec(name, shape, law)

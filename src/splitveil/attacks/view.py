@@ -13,6 +13,7 @@ from splitveil.attacks.observing import observe
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.contracts import FeatureSpec, GaussianChannel, NoiseSource, NoiseSpec, Subject, View
 from splitveil.data.loader import Pictures
+from splitveil.data.paired import PairedPictures
 from splitveil.errors import ContractError, InputError, ThreatModelError
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
@@ -59,11 +60,12 @@ class AttackerView:
     Args:
         subject: what is attacked.
         threat: what the attacker is granted.
-        auxiliary: its own pictures; never those of the test split.
+        auxiliary: its own pictures; never those of the test split. `PairedPictures` bring the releases that an attacker
+            without queries holds of them.
         rng: key of the releases that are drawn once and for all, where only pairs are granted.
 
     Raises:
-        ThreatModelError: the threat grants what the subject cannot offer.
+        ThreatModelError: the threat grants what the subject cannot offer, or more observations than the pairs hold.
 
     Attributes:
         queries: releases that were asked for.
@@ -77,6 +79,11 @@ class AttackerView:
                 f"expected a threat model within what {type(subject).__name__} offers "
                 f"({', '.join(sorted(subject.offers))}), got one that grants {', '.join(missing)} too: "
                 "drop these grants, or audit the run instead of the file"
+            )
+        if isinstance(auxiliary, PairedPictures) and threat.observations != 1 and not threat.allows("query"):
+            raise ThreatModelError(
+                f"expected observations = 1 with stored pairs, got {threat.observations}: they hold one release "
+                "of each picture; attack with one, or combine several before they are stored"
             )
         self._subject, self._auxiliary, self._rng = subject, auxiliary, rng
         self._paired: Tensor | None = None
@@ -107,7 +114,7 @@ class AttackerView:
         """Auxiliary pictures and their releases.
 
         An attacker who may query draws fresh releases. One who only holds pairs has a single release of each picture,
-        and asking again gives the same.
+        the stored one where the auxiliary pictures are `PairedPictures`, and asking again gives the same.
 
         Args:
             indices: ``(m,)`` int64, into `auxiliary`.
@@ -133,6 +140,9 @@ class AttackerView:
         x, known = self.auxiliary.get(indices), self._known_pairs()
         self._spend(len(torch.unique(places[~known[places]])))
         known[places] = True
+        table = self._table()
+        if isinstance(table, PairedPictures):
+            return x, table.release_of(indices)
         return x, self._observe(x, lambda key: _IndexedNoise(key, places), self._rng)
 
     def _known_pairs(self) -> Tensor:

@@ -21,7 +21,7 @@ from splitveil.data.tables import ImageTable, Source
 from splitveil.errors import InputError, SpecError
 from splitveil.rng import Rng
 
-__all__ = ["Splits", "make_splits"]
+__all__ = ["Splits", "make_splits", "picture_digests"]
 
 _FEWEST_TEST = 1000
 """A smaller test table is not cut by `limit`: intervals would get too wide."""
@@ -87,11 +87,11 @@ def make_splits(
     if limit is not None and limit < 1:
         raise SpecError(f"expected limit >= 1 or None, got {limit}")
     labels = source.train.labels.numpy()
-    content = _contents(source.train)
+    content = picture_digests(source.train)
     pool = np.arange(len(labels))
     test = source.test
     if test is not None:
-        pool = pool[~np.isin(content, _contents(test))]
+        pool = pool[~np.isin(content, picture_digests(test))]
     duplicates = len(labels) - len(pool)
     if limit is not None and limit < len(pool):
         ratio = limit / len(pool)
@@ -120,7 +120,7 @@ def _shares(val_share: float, aux_share: float, test_share: float | None) -> dic
     return {"train": rest, **asked}
 
 
-def _contents(table: ImageTable) -> NDArray[np.bytes_]:
+def picture_digests(table: ImageTable) -> NDArray[np.bytes_]:
     """One 128-bit digest per picture, ``(n,)``: equal pictures have equal ones."""
     rows = table.images.contiguous().numpy().reshape(len(table), -1)
     digests = b"".join(hashlib.blake2b(row.data, digest_size=16).digest() for row in rows)

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from splitveil.attacks.onnx import NOISE_KEY, RELEASE_KEY
+from splitveil.attacks.combining import combination_name
+from splitveil.attacks.metadata import COMBINE_KEY, NOISE_KEY, RELEASE_KEY
 from splitveil.errors import ContractError, InputError, MissingDataError, MissingExtraError
 from splitveil.files import write_with
 from splitveil.noise import SeededNoise
@@ -62,8 +63,8 @@ def export_edge(model: SplitModel, path: Path) -> Path:
     noise (n, ...) ─┴─[ head ]─[ mechanism ]─ r (n, *r)         n is dynamic
     ```
     The inputs are ``x`` and one per `NoiseSpec`, by its name; their laws stand in the metadata under
-    `splitveil.attacks.onnx.NOISE_KEY`, the spec of the release under `RELEASE_KEY`, so that the file can be audited as
-    it is.
+    `splitveil.attacks.metadata.NOISE_KEY`, the spec of the release under `RELEASE_KEY`, and under `COMBINE_KEY` what
+    several releases of one input amount to, where that has a name; so the file can be audited as it is.
 
     Args:
         model: is traced in evaluation mode and left in the modes it was in.
@@ -86,6 +87,9 @@ def export_edge(model: SplitModel, path: Path) -> Path:
         NOISE_KEY: json.dumps([asdict(spec) for spec in specs]),
         RELEASE_KEY: json.dumps(model.release_spec.to_json()),
     }
+    combination = combination_name(model.mechanism.combine, model.release_spec)
+    if combination is not None:
+        metadata[COMBINE_KEY] = combination
 
     def example(n: int) -> tuple[Tensor, ...]:
         x = _pictures(model, n)

@@ -1,0 +1,70 @@
+"""What several releases of one picture amount to, by name, so that a file can say it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from splitveil.contracts import FeatureSpec
+from splitveil.errors import UnknownNameError
+from splitveil.rng import Rng
+
+__all__ = ["COMBINATIONS", "Combine", "combination_name", "find_combination"]
+
+Combine = Callable[[Tensor], Tensor]
+"""``(n, m, *r)`` to ``(n, *r)``."""
+
+
+def _mean(r: Tensor) -> Tensor:
+    return r.mean(dim=1)
+
+
+def _median(r: Tensor) -> Tensor:
+    # torch.median misreads an expanded tensor, whose rows share their memory
+    return r.contiguous().median(dim=1).values
+
+
+def _union(r: Tensor) -> Tensor:
+    return r.gather(1, r.abs().argmax(dim=1, keepdim=True)).squeeze(1)
+
+
+COMBINATIONS: dict[str, Combine] = {"mean": _mean, "median": _median, "union": _union}
+"""``mean`` is sufficient for Gaussian noise, ``median`` suits Laplace noise, ``union`` keeps what any mask let pass."""
+
+
+def find_combination(combine: Combine | str) -> Combine:
+    """The function that is meant.
+
+    Raises:
+        UnknownNameError: a name that is none of `COMBINATIONS`.
+
+    Example:
+        >>> float(find_combination("median")(torch.tensor([[[0.0], [0.0], [3.0]]])))
+        0.0
+    """
+    if not isinstance(combine, str):
+        return combine
+    if combine not in COMBINATIONS:
+        raise UnknownNameError("combination of releases", combine, COMBINATIONS)
+    return COMBINATIONS[combine]
+
+
+def combination_name(combine: Combine, spec: FeatureSpec) -> str | None:
+    """Which of `COMBINATIONS` a function is on random sparse releases of this spec, or None.
+
+    Example:
+        >>> combination_name(lambda r: r.mean(dim=1), FeatureSpec.of((4,)))
+        'mean'
+    """
+    generator = Rng(0).child("combination").generator()
+    stack = torch.randn(2, 5, *spec.shape, generator=generator)
+    stack = stack * (torch.rand(stack.shape, generator=generator) < 0.7)  # with zeros, as masks leave them
+    with torch.no_grad():
+        got = combine(stack)
+        for name, known in COMBINATIONS.items():
+            expected = known(stack)
+            if got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-5, atol=1e-6):
+                return name
+    return None
