@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from splitveil import cli, registry
+from splitveil.attacks.pairs import save_pairs
 from splitveil.audit.suites import Entry, Suite
+from splitveil.data.digits import load_digits
 from splitveil.experiments.recipes import Recipe
 from splitveil.specs import PlugInSpec
 
@@ -120,3 +123,68 @@ def test_what_cannot_be_meant_is_one_error(run: Run, runs: Path, words: list[str
     assert err.startswith("error: ")
     assert part in err
     assert err.count("\n") == 1
+
+
+# ---------------------------------------------------------------------------------------- somebody else's encoder
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stored pairs of an encoder that halves the digits' sides."""
+    images = load_digits().train.images[:200]
+    path = tmp_path_factory.mktemp("pairs") / "pairs.safetensors"
+    save_pairs(path, images, torch.nn.functional.avg_pool2d(images.float() / 255, 2))
+    return path
+
+
+def test_an_encoder_that_sends_the_picture_is_invalid(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "audit"
+    words = ["torch.nn:Flatten", "--data", "digits", "--limit", "300", "--suite", "toy", "--out", out]
+    code, said, err = run("audit", *words, "--json", "--strict")
+    assert (code, "is not valid" in err) == (1, True)
+    [found] = json.loads(said)
+    states = {control["name"]: control["state"] for control in found["controls"]}
+    assert states["not_above_reference"] == "fail"
+    assert found["threat"]["grants"] == ["labels", "pairs", "query"]
+    assert found["worst"]["mse"]["result"]["mean"] < 1e-4
+    assert json.loads((out / "audit.json").read_text()) == found
+    assert all((out / attack["samples"]).is_file() for attack in found["attacks"])
+    assert run("audit", *words)[0] == 0  # the same folder, again
+
+
+def test_stored_pairs_are_audited_without_a_query(run: Run, pairs: Path, tmp_path: Path) -> None:
+    code, said, err = run("audit", pairs, "--suite", "toy", "--out", tmp_path / "audit", "--json")
+    assert code == 0, err
+    [found] = json.loads(said)
+    assert found["threat"]["grants"] == ["pairs"]
+    assert found["pictures"] == 40
+    assert "ridge on 4 releases" in found["skipped"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        (["torch.nn:Flatten", "--out", "OUT"], 2, "pass --data digits"),
+        (["torch.nn:Flatten", "--data", "digits"], 2, "expected --out"),
+        (["no.such:thing", "--data", "digits", "--out", "OUT"], 3, "no.such"),
+        (["missing.onnx", "--data", "digits", "--out", "OUT"], 4, "missing.onnx"),
+        (["PAIRS", "--data", "digits", "--out", "OUT"], 2, "they bring their pictures"),
+        (["PAIRS", "torch.nn:Flatten", "--out", "OUT"], 2, "one by one"),
+        (["PAIRS", "--undefended", "x", "--out", "OUT"], 2, "drop it"),
+        (["RUN", "--data", "digits"], 2, "with an encoder only"),
+        (["PAIRS", "--observations", "3", "--out", "OUT"], 3, "observations = 1 with stored pairs"),
+        (["torch.nn:Flatten", "--data", "digits", "--out", "FULL"], 3, "got other files"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_an_encoder_cannot_be_audited_with_is_one_error(
+    run: Run, runs: Path, pairs: Path, tmp_path: Path, words: list[str], code: int, part: str
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    names = {"OUT": tmp_path / "out", "FULL": tmp_path / "full", "PAIRS": pairs, "RUN": runs / "none"}
+    got, said, err = run("audit", "--suite", "toy", *(names.get(word, word) for word in words))
+    assert (got, said) == (code, "")
+    assert part in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()

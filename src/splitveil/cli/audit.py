@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from splitveil.cli.common import echo_json, progress_bar, trust
-from splitveil.errors import CheckFailedError
+from splitveil.errors import CheckFailedError, UsageError
 
 if TYPE_CHECKING:
     from splitveil.audit.record import AuditRecord
@@ -18,24 +19,33 @@ if TYPE_CHECKING:
 
 
 def audit(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that hold runs.")],
+    subjects: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders of runs, or one encoder: file.onnx, pairs.safetensors, http(s)://address, module:factory."
+        ),
+    ],
     suite: Annotated[str, typer.Option(help="quick, standard or strong; see  splitveil list suites.")] = "standard",
     recipe: Annotated[str | None, typer.Option(help="tiny, quick or full; tiny for the digits, else quick.")] = None,
-    threat: Annotated[str, typer.Option(help="white_box, black_box, pairs_only or query_free.")] = "white_box",
-    observations: Annotated[int, typer.Option(min=1, help="Releases of one picture that an attacker sees.")] = 1,
+    threat: Annotated[
+        str | None, typer.Option(help="white_box, black_box, pairs_only or query_free; all there is by default.")
+    ] = None,
+    observations: Annotated[
+        int | None, typer.Option(min=1, help="Releases of one picture that an attacker sees; 1, or 4 of an encoder.")
+    ] = None,
     duplicates: Annotated[
-        str, typer.Option(help="exact: of the same bytes; near: of almost the same picture.")
+        str, typer.Option(help="exact: releases of the same bytes; near: of almost the same picture.")
     ] = "exact",
     auxiliary: Annotated[
-        str, typer.Option(help="same, train, shifted or none: where attackers' pictures come from.")
+        str, typer.Option(help="Where attackers' pictures come from: same, train, shifted or none.")
     ] = "same",
     shift: Annotated[
         str | None, typer.Option(help="With shifted: corruptions, held_out_classes, or another data set.")
     ] = None,
-    undefended: Annotated[
-        Path | None,
-        typer.Option(help="The undefended run of the same data and model; found among the runs if it is there."),
-    ] = None,
+    undefended: Annotated[Path | None, typer.Option(help="The undefended run, where it is not among the runs.")] = None,
+    data: Annotated[str | None, typer.Option(help="Pictures for an encoder; see  splitveil train --help.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The most pictures to use for an encoder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the audit of an encoder; a run keeps its own.")] = None,
     seed: Annotated[int, typer.Option(help="Of the attacks.")] = 0,
     model: Annotated[str | None, typer.Option(help="A factory outside splitveil that you trust.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; the first GPU by default.")] = None,
@@ -43,38 +53,59 @@ def audit(
     json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Try every attack of a suite that a threat model grants, and report the worst over all of them."""
+    from splitveil.audit.foreign import FRESH_RELEASES, audit_encoder
     from splitveil.audit.run import audit_run, find_undefended
+    from splitveil.data.sources import guess_source
     from splitveil.experiments.api import default_recipe
     from splitveil.experiments.recipes import load_recipe
     from splitveil.records import RunRecord
     from splitveil.threats import ThreatModel
 
-    trust(model)
-    granted = ThreatModel.from_json(
-        {
-            **ThreatModel.preset(threat).to_json(),
-            "observations": observations,
-            "duplicates": duplicates,
-            "auxiliary": auxiliary,
-            "shift": shift,
-        }
-    )
-    records = RunRecord.gather(runs)
-    beside = [RunRecord.open(undefended)] if undefended is not None else records
-    found = [
-        audit_run(
-            record,
-            suite=suite,
-            recipe=load_recipe(recipe or default_recipe(record.spec.data.source)),
-            threat=granted,
-            seed=seed,
-            undefended=find_undefended(record, beside),
-            observe=partial(_bar, record.name),
-            device=device,
-            trusted=model,
-        )
-        for record in records
-    ]
+    def granted(preset: str, seen: int) -> ThreatModel:
+        plain = ThreatModel.preset(preset).to_json()
+        wanted = {"observations": seen, "duplicates": duplicates, "auxiliary": auxiliary, "shift": shift}
+        return ThreatModel.from_json({**plain, **wanted})
+
+    encoders = [text for text in subjects if _names_an_encoder(text)]
+    if encoders:
+        _check_encoder(subjects, out, undefended, device)
+        assert out is not None
+        trust(encoders[0] if ":" in encoders[0] and "//" not in encoders[0] else None)
+        scale = recipe or default_recipe(guess_source(data)[0] if data else "pairs")
+        pairs = encoders[0].endswith(".safetensors")
+        found = [
+            audit_encoder(
+                encoders[0],
+                out,
+                recipe=load_recipe(scale),
+                data=data,
+                suite=suite,
+                threat=granted(threat or "white_box", observations or (1 if pairs else FRESH_RELEASES)),
+                limit=limit,
+                seed=seed,
+                observe=partial(_bar, Path(encoders[0]).name),
+            )
+        ]
+    else:
+        if data is not None or out is not None or limit is not None:
+            raise UsageError("expected --data, --limit and --out with an encoder only, got them with a run: drop them")
+        trust(model)
+        records = RunRecord.gather([Path(text) for text in subjects])
+        beside = [RunRecord.open(undefended)] if undefended is not None else records
+        found = [
+            audit_run(
+                record,
+                suite=suite,
+                recipe=load_recipe(recipe or default_recipe(record.spec.data.source)),
+                threat=granted(threat or "white_box", observations or 1),
+                seed=seed,
+                undefended=find_undefended(record, beside),
+                observe=partial(_bar, record.name),
+                device=device,
+                trusted=model,
+            )
+            for record in records
+        ]
     if json_:
         echo_json([item.model_dump(mode="json") for item in found])
     else:
@@ -83,6 +114,19 @@ def audit(
     unsound = [item.subject for item in found if item.status != "valid"]
     if strict and unsound:
         raise CheckFailedError(f"the audit of {', '.join(unsound)} is not valid: see its controls")
+
+
+def _names_an_encoder(text: str) -> bool:
+    return not Path(text).is_dir() and (text.endswith((".onnx", ".safetensors")) or ":" in text)
+
+
+def _check_encoder(subjects: Sequence[str], out: Path | None, undefended: Path | None, device: str | None) -> None:
+    if len(subjects) > 1:
+        raise UsageError(f"expected one encoder, got {len(subjects)} subjects: audit them one by one")
+    if out is None:
+        raise UsageError("expected --out for the audit of an encoder, got none: name a folder")
+    if undefended is not None or device is not None:
+        raise UsageError("expected no --undefended and no --device with an encoder, got one: drop it")
 
 
 def _bar(name: str, part: str) -> Observer:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attack_fixtures import KEY, PICTURE, auxiliary, budgeted, view_of
 from torch import Tensor
 
+from attack_fixtures import KEY, PICTURE, auxiliary, budgeted, view_of
 from splitveil.attacks import endpoint
 from splitveil.attacks.controls import Ridge
 from splitveil.attacks.endpoint import SHAPE_HEADER, EndpointSubject

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from attack_fixtures import KEY, PICTURE, noisy
 
+from attack_fixtures import KEY, PICTURE, noisy
 from splitveil.attacks.endpoint import EndpointSubject
 from splitveil.attacks.loading import load_subject
 from splitveil.attacks.onnx import OnnxSubject

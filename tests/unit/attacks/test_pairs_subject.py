@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from attack_fixtures import KEY, PICTURE, auxiliary, noisy, smooth, subject
 from safetensors.torch import save_file
 from torch import Tensor
 
+from attack_fixtures import KEY, PICTURE, auxiliary, noisy, smooth, subject
 from splitveil.attacks.controls import ClassMean, MeanImage, Ridge
 from splitveil.attacks.metadata import RELEASE_KEY
 from splitveil.attacks.pairs import PairsSubject, save_pairs

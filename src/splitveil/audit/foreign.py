@@ -1,0 +1,139 @@
+"""Audits of somebody else's encoder: a file, an address, a function, or stored pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from splitveil.attacks.loading import load_subject
+from splitveil.attacks.pairs import PairsSubject
+from splitveil.audit.record import FILE, AuditRecord
+from splitveil.audit.run import Observe, audit_target
+from splitveil.audit.suites import Entry, Suite, load_suite
+from splitveil.contracts import Subject
+from splitveil.data.loader import Pictures
+from splitveil.data.sources import guess_source
+from splitveil.data.splits import Splits
+from splitveil.data.tables import ImageTable
+from splitveil.errors import OutputError, UsageError
+from splitveil.experiments.auxiliary import auxiliary_pictures
+from splitveil.experiments.recipes import Recipe
+from splitveil.experiments.target import Target
+from splitveil.experiments.training import load_data_spec
+from splitveil.files import others, write_with
+from splitveil.rng import Rng
+from splitveil.specs import DataSpec
+from splitveil.threats import ThreatModel
+from splitveil.training.observer import Observer
+
+__all__ = ["FRESH_RELEASES", "audit_encoder"]
+
+FRESH_RELEASES = 4
+"""Releases of one picture that the attack on a stranger's encoder sees: its noise, if it has any, is not known."""
+
+_TEST_SHARE = 0.2
+
+
+def audit_encoder(
+    text: str,
+    out: Path,
+    *,
+    recipe: Recipe,
+    data: str | None = None,
+    suite: str = "standard",
+    threat: ThreatModel | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    observe: Observe = lambda _: Observer(),
+) -> AuditRecord:
+    """Audit an encoder that is not ours, and write ``audit.json`` and the pictures into a folder.
+
+    All pictures but those that are scored are the attacker's, since nobody says which ones the encoder has seen. No
+    twin without a defense stands beside it: a plain encoder of the same payload, trained here, does.
+
+    Args:
+        text: ``encoder.onnx``, ``pairs.safetensors``, ``http(s)://…`` or ``package.module:factory``.
+        out: folder; new, empty, or an earlier audit's.
+        recipe: the scale of the attacks.
+        data: pictures to attack with, as in `splitveil.train`; stored pairs bring their own.
+        suite: ``quick``, ``standard`` or ``strong``.
+        threat: what attackers are granted; what the subject cannot offer is left out. By default all of it, and four
+            releases of each picture.
+        limit: the most pictures to use.
+        seed: of attacks and splits.
+        observe: watches.
+
+    Raises:
+        UsageError: pictures are missing, or come with the pairs already.
+        OutputError: `out` holds something else.
+    """
+    _check_folder(out)
+    subject, test, auxiliary = _opened(text, data, limit, seed)
+    queried = "query" in subject.offers
+    threat = threat or ThreatModel(frozenset(subject.offers), observations=FRESH_RELEASES if queried else 1)
+    threat = replace(threat, grants=threat.grants & subject.offers)
+    plan = _with_fresh_releases(load_suite(suite, recipe), recipe, threat)
+    target = Target(subject, test=test, auxiliary=auxiliary, seed=seed)
+    found, kept = audit_target(target, plan, threat, subject=text, adaptive=recipe.attack.name, observe=observe)
+    out.mkdir(parents=True, exist_ok=True)
+    for attack in found.attacks:
+        _store(out / attack.samples, kept[attack.key])
+    found.write(out)
+    return found
+
+
+def _opened(
+    text: str, data: str | None, limit: int | None, seed: int
+) -> tuple[Subject, Pictures, Callable[[ThreatModel], Pictures | None]]:
+    """The subject, the pictures that it is scored on, and the attacker's."""
+    if text.endswith(".safetensors"):
+        if data is not None or limit is not None:
+            raise UsageError(
+                "expected no --data and no --limit beside stored pairs, got some: they bring their pictures"
+            )
+        subject = load_subject(text)
+        assert isinstance(subject, PairsSubject)
+        known, held_out = subject.pictures.split(_TEST_SHARE, Rng(seed).child("pairs"))
+        return subject, held_out, lambda threat: None if threat.auxiliary == "none" else known
+    if data is None:
+        raise UsageError(f"expected pictures to attack '{text}' with, got none: pass --data digits, or a folder")
+    source, path = guess_source(data)
+    loaded = load_data_spec(DataSpec(source=source, path=str(path) if path else None, limit=limit, seed=seed))
+    splits = loaded.splits
+    pool = _all_but_scored(splits)
+    subject = load_subject(text, loaded.source.input_shape)
+    return subject, Pictures(splits.test), auxiliary_pictures(pool, "cpu", Rng(seed).child("auxiliary"))
+
+
+def _all_but_scored(splits: Splits) -> Splits:
+    """Splits whose auxiliary pictures are all that are not scored."""
+    tables = (splits.train, splits.val, splits.aux)
+    pool = ImageTable(torch.cat([table.images for table in tables]), torch.cat([table.labels for table in tables]))
+    return replace(splits, aux=pool)
+
+
+def _with_fresh_releases(plan: Suite, recipe: Recipe, threat: ThreatModel) -> Suite:
+    """The suite, and the attack that knows a stranger's mechanism as far as one can: on several fresh releases."""
+    if threat.observations == 1:
+        return plan
+    twin = Entry(recipe.attack, observations=min(FRESH_RELEASES, threat.observations), duplicates=threat.duplicates)
+    return plan if twin in plan.entries else replace(plan, entries=(*plan.entries, twin))
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"expected a folder for the audit at '{out}', got a file: choose another --out")
+    if out.is_dir() and not (out / FILE).is_file() and (found := others(out, FILE)):
+        raise OutputError(
+            f"expected an empty or new folder, or an earlier audit, at '{out}', got other files "
+            f"({', '.join(found[:3])}): choose another --out"
+        )
+
+
+def _store(path: Path, samples: Mapping[str, Tensor]) -> None:
+    write_with(path, lambda temporary: save_file(dict(samples), temporary))
