@@ -200,6 +200,15 @@ ATTACKS.add(
     "optimise", "splitveil.attacks.optimise:Optimise", "search for the picture whose release explains the one seen"
 )
 
+ATTACKS.add(
+    "image_prior",
+    "splitveil.attacks.image_prior:ImagePrior",
+    "search for an untrained network that draws the picture",
+)
+ATTACKS.add(
+    "unsplit", "splitveil.attacks.unsplit:UnSplit", "search for picture and weights, knowing the architecture alone"
+)
+
 METRICS = Registry("metric", "splitveil.metrics")
 METRICS.add("mse", "splitveil.metrics.images:MeanSquaredError", "mean squared error of a picture in [0, 1]")
 METRICS.add("psnr", "splitveil.metrics.images:PeakSignalToNoise", "peak signal-to-noise ratio in dB")

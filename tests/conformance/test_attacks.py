@@ -31,6 +31,8 @@ PARAMS: dict[str, dict[str, Any]] = {
     "ridge": {},
     "linear": {},
     "optimise": {"steps": 3, "restarts": 2},
+    "image_prior": {"channels": 4, "steps": 3, "restarts": 2},
+    "unsplit": {"rounds": 2, "picture_steps": 2, "clone_steps": 2},
 }
 BUILT_IN = [entry.name for entry in ATTACKS if entry.target.startswith("splitveil.")]
 WHITE_BOX = ThreatModel.preset("white_box")

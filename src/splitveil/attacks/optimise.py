@@ -29,7 +29,7 @@ from splitveil.registry import build
 from splitveil.rng import Rng
 from splitveil.threats import Grant
 
-__all__ = ["Optimise", "PriorName"]
+__all__ = ["Optimise", "PriorName", "trusted_variance"]
 
 PriorName = Literal["tv", "gaussian", "none"]
 
@@ -91,7 +91,7 @@ class Optimise(Attack):
     def _fit(self, view: View, rng: Rng) -> Inverter:
         held = attacker_view(view)
         channel = KnownChannel.of(held, rng.child("channel"))
-        variance = _trusted(channel, held)
+        variance = trusted_variance(channel)
         begin = self._begin(held, rng)
         inverter = SearchInverter(
             self._expected(channel, held, rng),
@@ -127,8 +127,9 @@ class Optimise(Attack):
         return inverter.fit(view, rng.child("warm start")).invert
 
 
-def _trusted(channel: KnownChannel, view: AttackerView) -> Tensor:
-    """The variance of the error that a release may be missed by."""
+def trusted_variance(channel: KnownChannel) -> Tensor:
+    """The variance of the error that a release may be missed by: the noise's, or a floor where there is none."""
+    view = channel.view
     count = min(_STATISTICS, len(view.auxiliary))
     releases = noise_free(view, view.auxiliary.get(torch.arange(count)))
     floor = (_TRUST * releases.std()).square().clamp_min(torch.finfo(releases.dtype).tiny)

@@ -118,11 +118,13 @@ def strong(recipe: Recipe) -> Suite:
     warm = _entry("optimise", prior="tv", steps=1000, warm_start="decoder", decoder=dict(recipe.attack.params))
     return Suite(
         "strong",
-        "seven attacks; hours on two cores, made for a GPU",
+        "nine attacks; hours on two cores, made for a GPU",
         (
             *standard(recipe).entries,
             replace(_entry("optimise", steps=1000, restarts=4), pictures=_SEARCHED),
             replace(warm, pictures=_SEARCHED),
+            replace(_entry("image_prior", steps=1000), pictures=_SEARCHED),
+            replace(_entry("unsplit"), pictures=_SEARCHED),
         ),
     )
 
