@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -52,6 +51,7 @@ class Outcome:
 class _Running:
     name: str
     process: BaseProcess
+    messages: Connection
     begun: bool = False
     error: str | None = None
 
@@ -59,13 +59,13 @@ class _Running:
 class _Sender(Observer):
     """Passes progress on to the parent, a few messages a second."""
 
-    def __init__(self, name: str, messages: Any) -> None:
-        self.name, self.messages = name, messages
+    def __init__(self, messages: Connection) -> None:
+        self.messages = messages
         self.steps, self.text, self.sent = 0, "", time.monotonic()
 
     def start(self, what: str, total: int, done: int) -> None:
         self.flush()
-        self.messages.put((self.name, "start", (what, total, done)))
+        self.messages.send(("start", (what, total, done)))
 
     def advance(self, text: str) -> None:
         self.steps, self.text = self.steps + 1, text
@@ -75,12 +75,12 @@ class _Sender(Observer):
     def flush(self) -> None:
         """Send what has gathered."""
         if self.steps:
-            self.messages.put((self.name, "advance", (self.steps, self.text)))
+            self.messages.send(("advance", (self.steps, self.text)))
         self.steps, self.sent = 0, time.monotonic()
 
     def event(self, event: dict[str, Any]) -> None:
         if event.get("event") in ("epoch", "warning"):
-            self.messages.put((self.name, "event", (event,)))
+            self.messages.send(("event", (event,)))
 
 
 def share_cores(jobs: int, *, gpu: bool, workers: int | None = None) -> tuple[int, int]:
@@ -141,29 +141,33 @@ def run_jobs(
 class _Runner(Generic[_Job]):
     def __init__(self, work: Callable[[_Job, Observer], None], threads: int, board: Board) -> None:
         self.context = multiprocessing.get_context("spawn")
-        self.messages: Any = self.context.Queue()
         self.work, self.threads, self.board = work, threads, board
         self.running: list[_Running] = []
         self.begun = False
 
     def launch(self, name: str, job: _Job) -> None:
         """Start a process."""
-        arguments = (name, job, self.work, self.threads, self.messages)
+        # a pipe each: a process that is killed while it sends spoils its own messages alone
+        reader, writer = self.context.Pipe(duplex=False)
+        arguments = (job, self.work, self.threads, writer)
         process = self.context.Process(target=_enter, args=arguments, name=name, daemon=True)
         process.start()
-        self.running.append(_Running(name, process))
+        writer.close()
+        self.running.append(_Running(name, process, reader))
 
     def step(self) -> list[Outcome]:
         """Pass messages on, and take leave of those that have ended."""
         wait([item.process.sentinel for item in self.running], timeout=_POLL_S)
         ended = [item for item in self.running if not item.process.is_alive()]
-        self._listen()
+        for item in self.running:
+            self._listen(item)
         outcomes = []
         for item in ended:
             item.process.join()
             code = item.process.exitcode
             if item.error is None and code != 0:
                 item.error = self._explain(item, code)
+            item.messages.close()
             self.running.remove(item)
             self.board.finish(item.name, item.error)
             outcomes.append(Outcome(item.name, item.error))
@@ -177,21 +181,20 @@ class _Runner(Generic[_Job]):
             raise UsageError(f"expected a run, got none: {_UNBORN.format(code=code)}")
         return _UNBORN.format(code=code)
 
-    def _listen(self) -> None:
+    def _listen(self, item: _Running) -> None:
         while True:
             try:
-                name, kind, values = self.messages.get(timeout=0.01)
-            except queue.Empty:
+                if not item.messages.poll():
+                    return
+                kind, values = item.messages.recv()
+            except (EOFError, OSError):  # it has ended, perhaps in the middle of a message
                 return
-            item = next((item for item in self.running if item.name == name), None)
-            if item is None:
-                continue
             if kind == "begun":
                 item.begun = self.begun = True
             elif kind == "error":
                 item.error = values[0]
             else:
-                getattr(self.board, kind)(name, *values)
+                getattr(self.board, kind)(item.name, *values)
 
     def stop(self) -> None:
         """End what still runs; it goes on from its checkpoint next time."""
@@ -201,31 +204,26 @@ class _Runner(Generic[_Job]):
             item.process.join(5)
             if item.process.is_alive():
                 item.process.kill()
-        self.messages.close()
-        self.messages.cancel_join_thread()
+            item.messages.close()
 
 
-def _enter(name: str, job: Any, work: Callable[[Any, Observer], None], threads: int, messages: Any) -> None:
+def _enter(job: Any, work: Callable[[Any, Observer], None], threads: int, messages: Connection) -> None:
     """What a process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
     threading.Thread(target=_follow_parent, daemon=True).start()
-    messages.put((name, "begun", ()))
+    messages.send(("begun", ()))
     import torch
 
     torch.set_num_threads(threads)
-    sender = _Sender(name, messages)
+    sender = _Sender(messages)
     try:
         work(job, sender)
         sender.flush()
     except SplitveilError as error:
-        messages.put((name, "error", (str(error),)))
+        messages.send(("error", (str(error),)))
     except Exception as error:
-        messages.put((name, "error", (f"{type(error).__name__}: {error}",)))
-        messages.close()
-        messages.join_thread()
+        messages.send(("error", (f"{type(error).__name__}: {error}",)))
         raise
-    messages.close()
-    messages.join_thread()
 
 
 def _follow_parent() -> None:
