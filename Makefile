@@ -13,10 +13,10 @@ demo: $(STAMP)
 	$(BIN)/splitveil demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not long and not gpu"
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not long and not gpu"
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not gpu"
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not gpu"
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.startup
