@@ -194,6 +194,8 @@ ATTACKS.add(
     "control: the mean picture of the class whose mean release is nearest",
 )
 ATTACKS.add("ridge", "splitveil.attacks.controls:Ridge", "control: ridge regression from release to picture")
+ATTACKS.add("identify", "splitveil.attacks.identify:Identify", "re-identification: whose release is it, in a gallery")
+ATTACKS.add("attribute", "splitveil.attacks.attribute:Attribute", "probe: what a release says about a label")
 
 ATTACKS.add("linear", "splitveil.attacks.linear:Linear", "the best linear estimate, in closed form")
 ATTACKS.add(

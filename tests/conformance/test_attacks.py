@@ -10,11 +10,12 @@ import harness
 import pytest
 import torch
 from awkward import PICTURE, find
+from torch import Tensor
 
 from splitveil.attacks.onnx import OnnxSubject
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.attacks.view import AttackerView
-from splitveil.contracts import Attack, Inverter, Subject
+from splitveil.contracts import AttackBase, Identifier, Inverter, Probe, Subject
 from splitveil.data.loader import Pictures
 from splitveil.data.tables import ImageTable
 from splitveil.errors import ThreatModelError
@@ -25,7 +26,9 @@ from splitveil.rng import Rng
 from splitveil.threats import ThreatModel
 
 PARAMS: dict[str, dict[str, Any]] = {
+    "attribute": {"width": 4, "epochs": 2, "batch_size": 16},
     "decoder": {"channels": 8, "blocks": 1, "epochs": 2, "batch_size": 16},
+    "identify": {"embedding": 4, "width": 4, "epochs": 2, "batch_size": 16},
     "mean_image": {},
     "class_mean": {},
     "ridge": {},
@@ -43,8 +46,8 @@ each_attack = pytest.mark.parametrize("name", BUILT_IN)
 each_release = pytest.mark.parametrize("case", ["pruned", "tokens", "vector_laplace", "topk"])
 
 
-def make(name: str) -> Attack:
-    attack: Attack = ATTACKS.load(name)(**PARAMS[name])
+def make(name: str) -> AttackBase[Any]:
+    attack: AttackBase[Any] = ATTACKS.load(name)(**PARAMS[name])
     return attack
 
 
@@ -60,8 +63,22 @@ def view_of(subject: Subject, threat: ThreatModel = WHITE_BOX) -> AttackerView:
     return AttackerView(subject, threat, auxiliary=auxiliary(), rng=Rng(4))
 
 
-def fit(name: str, view: AttackerView, key: Rng = KEY) -> Inverter:
+def fit(name: str, view: AttackerView, key: Rng = KEY) -> Any:
     return make(name).fit(view, key)
+
+
+def read(fitted: Any, r: Tensor) -> Tensor:
+    """What a fitted attack makes of releases, one row each: a picture, an embedding, or logits."""
+    if isinstance(fitted, Inverter):
+        pictures = fitted.invert(r)
+        assert pictures.shape[1:] == PICTURE
+        assert bool(((pictures >= 0) & (pictures <= 1)).all())
+        return pictures
+    if isinstance(fitted, Identifier):
+        torch.testing.assert_close(fitted.scores(r, r).diagonal(), torch.ones(len(r)))
+        return fitted.embed(r)
+    assert isinstance(fitted, Probe)
+    return fitted.predict(r)
 
 
 def test_every_attack_has_a_row() -> None:
@@ -82,17 +99,17 @@ def test_an_attack_is_its_configuration(name: str) -> None:
 
 @each_attack
 @each_release
-def test_it_inverts_any_kind_of_release(name: str, case: str) -> None:
+def test_it_reads_any_kind_of_release(name: str, case: str) -> None:
     model = find(case).build()
-    inverter = fit(name, view_of(ModelSubject(model)))
+    fitted = fit(name, view_of(ModelSubject(model)))
     for n in (1, 5):
         r = model.release(harness.pictures(model, n), noise=SeededNoise(Rng(0))).requires_grad_()
-        pictures = inverter.invert(r)
-        assert pictures.shape == (n, *PICTURE)
-        assert pictures.dtype == torch.float32
-        assert bool(((pictures >= 0) & (pictures <= 1)).all())
-        assert not pictures.requires_grad
-        torch.testing.assert_close(inverter.invert(r)[:1], inverter.invert(r[:1]), rtol=0.0, atol=1e-5)
+        found = read(fitted, r)
+        assert len(found) == n
+        assert found.dtype == torch.float32
+        assert bool(found.isfinite().all())
+        assert not found.requires_grad
+        torch.testing.assert_close(read(fitted, r)[:1], read(fitted, r[:1]), rtol=0.0, atol=1e-5)
 
 
 @each_attack
@@ -162,6 +179,6 @@ def test_it_attacks_an_encoder_that_is_only_a_file(name: str, file: Path) -> Non
         with pytest.raises(ThreatModelError, match=f"attack '{name}' needs"):
             fit(name, view)
         return
-    inverter = fit(name, view)
+    fitted = fit(name, view)
     r = subject.release(auxiliary().get(torch.arange(2))[0], SeededNoise(Rng(0)))
-    assert inverter.invert(r).shape == (2, *PICTURE)
+    assert len(read(fitted, r)) == 2

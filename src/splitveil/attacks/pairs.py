@@ -127,7 +127,8 @@ def save_pairs(
         OutputError: the file cannot be written.
     """
     tensors = {"x": x, "r": r} | ({} if labels is None else {"labels": labels})
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    # safetensors refuses tensors that share memory, as x and x.flatten(1) do
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     metadata = {} if release_spec is None else {RELEASE_KEY: json.dumps(release_spec.to_json())}
     write_with(Path(path), lambda temporary: save_file(plain, temporary, metadata=metadata))
 

@@ -9,7 +9,18 @@ edge: x, z, finish          public: r, reply          (`splitveil.split.SplitMod
 ```
 """
 
-from splitveil.contracts.attack import Attack, Inverter, Metric, Subject, View
+from splitveil.contracts.attack import (
+    Attack,
+    AttackBase,
+    AttributeAttack,
+    Identifier,
+    IdentityAttack,
+    Inverter,
+    Metric,
+    Probe,
+    Subject,
+    View,
+)
 from splitveil.contracts.training import (
     Budget,
     FeatureBatch,
@@ -36,12 +47,16 @@ from splitveil.contracts.wire import Codec, Mechanism
 
 __all__ = [
     "Attack",
+    "AttackBase",
+    "AttributeAttack",
     "Budget",
     "Codec",
     "FeatureBatch",
     "FeatureSpec",
     "FeatureStream",
     "GaussianChannel",
+    "Identifier",
+    "IdentityAttack",
     "Inverter",
     "Mechanism",
     "Metric",
@@ -49,6 +64,7 @@ __all__ = [
     "NoiseSpec",
     "Penalty",
     "PenaltyContext",
+    "Probe",
     "Stage",
     "Subject",
     "Summary",

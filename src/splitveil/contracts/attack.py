@@ -1,12 +1,14 @@
-"""Attacks: subjects, views, inverters, metrics."""
+"""Attacks: subjects, views, what a fitted attack is, metrics."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from splitveil.contracts.values import FeatureSpec, NoiseSource
 from splitveil.errors import ThreatModelError
@@ -15,7 +17,18 @@ from splitveil.threats import Grant, ThreatModel
 if TYPE_CHECKING:
     from splitveil.rng import Rng
 
-__all__ = ["Attack", "Inverter", "Metric", "Subject", "View"]
+__all__ = [
+    "Attack",
+    "AttackBase",
+    "AttributeAttack",
+    "Identifier",
+    "IdentityAttack",
+    "Inverter",
+    "Metric",
+    "Probe",
+    "Subject",
+    "View",
+]
 
 
 @runtime_checkable
@@ -53,21 +66,65 @@ class Inverter(nn.Module, ABC):
 
     def invert(self, r: Tensor) -> Tensor:
         """``(n, *r)`` to pictures ``(n, c, h, w)`` in [0, 1], in evaluation mode, without gradient."""
-        was_training = self.training
-        self.eval()
-        with torch.no_grad():
-            pictures = self.reconstruct(r)
-        self.train(was_training)
-        return pictures.clamp(0.0, 1.0)
+        return _evaluated(self, self.reconstruct, r).clamp(0.0, 1.0)
 
     @abstractmethod
     def reconstruct(self, r: Tensor) -> Tensor:
         """The reconstruction, with gradient; may leave [0, 1]."""
 
 
-class Attack(ABC):
+class Identifier(nn.Module, ABC):
+    """A fitted attack: releases in, embeddings out, near each other where the identity is the same."""
+
+    facts: dict[str, Any]
+
+    def embed(self, r: Tensor) -> Tensor:
+        """``(n, *r)`` to embeddings ``(n, e)`` of length 1, in evaluation mode, without gradient."""
+        return functional.normalize(_evaluated(self, self.represent, r), dim=1)
+
+    def scores(self, r: Tensor, gallery: Tensor) -> Tensor:
+        """Cosine similarities ``(n, m)`` of releases ``(n, *r)`` with those of a gallery ``(m, *r)``."""
+        return self.embed(r) @ self.embed(gallery).T
+
+    @abstractmethod
+    def represent(self, r: Tensor) -> Tensor:
+        """The embedding ``(n, e)``, with gradient, of any length."""
+
+
+class Probe(nn.Module, ABC):
+    """A fitted attack: releases in, scores of an attribute's values out."""
+
+    facts: dict[str, Any]
+
+    def predict(self, r: Tensor) -> Tensor:
+        """``(n, *r)`` to logits ``(n, k)``, in evaluation mode, without gradient."""
+        return _evaluated(self, self.logits, r)
+
+    @abstractmethod
+    def logits(self, r: Tensor) -> Tensor:
+        """The logits ``(n, k)``, with gradient."""
+
+
+def _evaluated(module: nn.Module, compute: Callable[[Tensor], Tensor], r: Tensor) -> Tensor:
+    was_training = module.training
+    module.eval()
+    with torch.no_grad():
+        result = compute(r)
+    module.train(was_training)
+    return result
+
+
+Fitted = TypeVar("Fitted", bound=nn.Module, covariant=True)
+
+
+class AttackBase(ABC, Generic[Fitted]):
     """A frozen configuration of an attack: its `repr` is its record.
 
+    ```
+    AttackBase ─┬─ Attack            fit -> Inverter      pictures
+                ├─ IdentityAttack    fit -> Identifier    ranks
+                └─ AttributeAttack   fit -> Probe         attributes
+    ```
     `fit` is final: it checks what the threat model grants, then calls `_fit`.
 
     Attributes:
@@ -80,8 +137,8 @@ class Attack(ABC):
     needs: ClassVar[frozenset[Grant]]
     needs_auxiliary: bool = True
 
-    def fit(self, view: View, rng: Rng) -> Inverter:
-        """Learn to invert from what the view grants.
+    def fit(self, view: View, rng: Rng) -> Fitted:
+        """Learn from what the view grants.
 
         Raises:
             ThreatModelError: the attack needs more than the threat model grants.
@@ -95,7 +152,19 @@ class Attack(ABC):
         return self._fit(view, rng)
 
     @abstractmethod
-    def _fit(self, view: View, rng: Rng) -> Inverter: ...
+    def _fit(self, view: View, rng: Rng) -> Fitted: ...
+
+
+class Attack(AttackBase[Inverter]):
+    """An attack that rebuilds pictures."""
+
+
+class IdentityAttack(AttackBase[Identifier]):
+    """An attack that recognises who or what is on a picture, among those of a gallery."""
+
+
+class AttributeAttack(AttackBase[Probe]):
+    """An attack that reads one attribute of a picture."""
 
 
 class Metric(ABC):

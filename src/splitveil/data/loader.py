@@ -45,6 +45,11 @@ class Pictures:
         indices = indices.to(self.device)
         return _to_float(self.images[indices]), self.labels[indices]
 
+    def take(self, indices: Tensor) -> Pictures:
+        """The pictures at these indices, ``(m,)`` int64, as a table of its own on the same device."""
+        places = indices.to(self.device)
+        return Pictures(ImageTable(self.images[places], self.labels[places]), self.device)
+
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All pictures in order, the last batch as small as it comes."""
         if batch_size < 1:

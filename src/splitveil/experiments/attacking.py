@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -17,6 +17,7 @@ from splitveil.attacks.storage import save_inverter
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.contracts import Attack, Inverter
 from splitveil.data.loader import Pictures
+from splitveil.errors import SpecError
 from splitveil.experiments.auxiliary import auxiliary_pictures
 from splitveil.experiments.building import build_run
 from splitveil.experiments.environment import pick_device
@@ -143,7 +144,12 @@ def fit_and_score(
     Returns:
         The result, the fitted attack, and pictures and scores to store.
     """
-    configured = cast(Attack, build(ATTACKS.load(attack.name), attack.params, f"attack '{attack.name}'"))
+    configured = build(ATTACKS.load(attack.name), attack.params, f"attack '{attack.name}'")
+    if not isinstance(configured, Attack):
+        raise SpecError(
+            f"expected an attack that rebuilds pictures, got '{attack.name}': call reidentify of "
+            "splitveil.experiments.reidentification or infer_attribute of splitveil.experiments.attributes"
+        )
     key, listener = attack_key(attack, threat, target.seed, pictures), observer or Observer()
     started, places = time.monotonic(), target.places(pictures)
     rng = target.rng.child(attack.name)
