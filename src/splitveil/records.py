@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from splitveil.errors import InputError, MissingDataError
 from splitveil.files import write_text
@@ -91,8 +91,8 @@ class Evaluation(Frozen):
 class AttackResult(Frozen):
     """One attack on a run.
 
-    `controls` holds the same metrics for attackers that ignore the release or use it linearly; `accuracy` is that of
-    the attacked model on the released pictures of the attack.
+    `beyond_pixels` holds what judges said of the pictures, such as whether a classifier still recognises them;
+    `controls` the same metrics as `metrics`, for attackers that ignore the release or use it linearly.
     """
 
     key: str
@@ -100,6 +100,7 @@ class AttackResult(Frozen):
     threat: dict[str, Any]
     seed: int
     metrics: dict[str, MetricResult]
+    beyond_pixels: dict[str, MetricResult] = Field(default_factory=dict)
     controls: dict[str, dict[str, MetricResult]]
     beats_controls: bool
     converged: bool | None

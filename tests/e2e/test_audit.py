@@ -78,6 +78,9 @@ def test_an_audit_finds_the_undefended_twin_and_writes_its_record(run: Run, runs
     assert states["not_above_reference"] == "not applicable"
     assert states["less_with_noise"] == "pass"
     assert noisy["pictures"] == undefended["pictures"] > 0
+    assert 0.1 < noisy["recognition_ceiling"]["mean"] <= 1
+    for attack in noisy["attacks"]:
+        assert 0 <= attack["beyond_pixels"]["recognised"]["mean"] <= 1
     assert json.loads((runs / "gaussian" / "audit.json").read_text()) == noisy
 
 

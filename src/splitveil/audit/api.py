@@ -25,6 +25,7 @@ def audit(
     seed: int = 0,
     device: str | None = None,
     model: str | None = None,
+    lpips_weights: str | Path | None = None,
 ) -> AuditRecord:
     """Try every attack of a suite that a threat model grants; the worst over all of them counts.
 
@@ -37,6 +38,7 @@ def audit(
         seed: of the attacks.
         device: ``cuda``, ``cpu`` …
         model: a factory outside splitveil, as a sign that its code is trusted.
+        lpips_weights: a safetensors file to measure LPIPS with, see `splitveil.metrics.lpips`.
 
     Raises:
         SpecError: the run has not finished, or `undefended` is another model or other data.
@@ -59,6 +61,7 @@ def audit(
         undefended=twin,
         device=device,
         trusted=model,
+        lpips_weights=None if lpips_weights is None else Path(lpips_weights),
     )
 
 

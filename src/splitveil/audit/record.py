@@ -54,6 +54,8 @@ class AuditRecord(Frozen):
         seed: of all attacks.
         pictures: that scores are taken on.
         attacks: every attack that ran.
+        recognition_ceiling: how many of the originals the judge recognises that looks at reconstructions; None
+            without labels.
         skipped: what did not run, and why.
         worst: by metric.
         controls: beside the scores.
@@ -71,6 +73,7 @@ class AuditRecord(Frozen):
     seed: int
     pictures: int
     attacks: tuple[AttackResult, ...]
+    recognition_ceiling: MetricResult | None = None
     skipped: dict[str, str]
     worst: dict[str, Worst]
     controls: tuple[ControlResult, ...]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -13,11 +14,13 @@ from torch import Tensor
 from splitveil.attacks.storage import load_inverter
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.audit import controls
+from splitveil.audit.judges import RECOGNISED, likeness_judge, recognition_judge
 from splitveil.audit.judging import worst_scores
 from splitveil.audit.record import AuditRecord, ControlResult
 from splitveil.audit.reference import reference_subject
 from splitveil.audit.suites import Entry, Suite, load_suite
 from splitveil.contracts import NoiseSource, NoiseSpec
+from splitveil.data.loader import Pictures
 from splitveil.defenses import load_defense
 from splitveil.errors import SpecError, ThreatModelError
 from splitveil.experiments.attacking import attack_target, fit_and_score, run_target
@@ -51,6 +54,7 @@ def audit_run(
     observe: Observe = lambda _: Observer(),
     device: str | None = None,
     trusted: str | None = None,
+    lpips_weights: Path | None = None,
 ) -> AuditRecord:
     """Audit a finished run, and write ``audit.json`` into its folder.
 
@@ -68,6 +72,7 @@ def audit_run(
         observe: watches.
         device: see `train_run`.
         trusted: a model factory outside splitveil that the user named.
+        lpips_weights: a file of weights to measure LPIPS with.
 
     Raises:
         SpecError: the defense names no attack that knows it, so that there is nothing to grade it with.
@@ -78,6 +83,7 @@ def audit_run(
     plan = load_suite(suite, recipe).with_adaptive(adaptive, recipe)
     data = load_data_spec(record.spec.data, observe("data"))
     target = run_target(record, seed=seed, device=device, trusted=trusted, data=data)
+    ceiling = _seat_judges(target, Pictures(data.splits.aux, target.test.device), data.source.classes, lpips_weights)
 
     def attack(entry: Entry, seen: ThreatModel) -> AttackResult:
         return attack_target(
@@ -90,9 +96,17 @@ def audit_run(
         target, plan, threat, results, skipped, twin, subject=str(record.path), adaptive=adaptive, observe=observe,
         noise=_with_more_noise(record, target, results, threat),
     )  # fmt: skip
-    found = found.model_copy(update={"elapsed_s": time.monotonic() - started})
+    found = found.model_copy(update={"elapsed_s": time.monotonic() - started, "recognition_ceiling": ceiling})
     found.write(record.path)
     return found
+
+
+def _seat_judges(target: Target, pictures: Pictures, classes: int, lpips_weights: Path | None) -> MetricResult:
+    """Let an independent classifier, and LPIPS where there are weights, look at every reconstruction."""
+    target.judges[RECOGNISED], ceiling = recognition_judge(target, pictures, classes)
+    if lpips_weights is not None:
+        target.judges["lpips"] = likeness_judge(target, lpips_weights)
+    return ceiling
 
 
 def find_undefended(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | None:

@@ -46,6 +46,9 @@ def audit(
     data: Annotated[str | None, typer.Option(help="Pictures for an encoder; see  splitveil train --help.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The most pictures to use for an encoder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the audit of an encoder; a run keeps its own.")] = None,
+    lpips_weights: Annotated[
+        Path | None, typer.Option(help="A safetensors file of weights to measure LPIPS with.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the attacks.")] = 0,
     model: Annotated[str | None, typer.Option(help="A factory outside splitveil that you trust.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; the first GPU by default.")] = None,
@@ -103,6 +106,7 @@ def audit(
                 observe=partial(_bar, record.name),
                 device=device,
                 trusted=model,
+                lpips_weights=lpips_weights,
             )
             for record in records
         ]
@@ -138,10 +142,11 @@ def _show(found: AuditRecord) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("attack", "MSE", "PSNR dB", "SSIM", "needs", "queries", "converged"):
+    beyond = sorted({name for attack in found.attacks for name in attack.beyond_pixels})
+    for column in ("attack", "MSE", "PSNR dB", "SSIM", *beyond, "needs", "queries", "converged"):
         table.add_column(column, justify="left" if column in ("attack", "needs") else "right")
     for attack in sorted(found.attacks, key=lambda item: item.metrics["mse"].mean):
-        table.add_row(*_row(attack))
+        table.add_row(*_row(attack, beyond))
     typer.echo(f"audit of {found.subject}: suite {found.suite}, {found.pictures} pictures")
     if found.status != "valid":
         typer.echo(f"{found.status.upper()}: see the controls below before you read a number")
@@ -152,11 +157,13 @@ def _show(found: AuditRecord) -> None:
         score = worst.result
         holds = ", ".join(worst.cheapest_needs) or "nothing"
         typer.echo(f"  worst {name} {score.mean:.4f} [{score.low:.4f}, {score.high:.4f}], had for {holds}")
+    if found.recognition_ceiling is not None:
+        typer.echo(f"  recognised of the originals: {found.recognition_ceiling.mean:.3f}")
     for control in found.controls:
         typer.echo(f"  {control.state:<14} {control.title}: {control.detail}")
 
 
-def _row(attack: AttackResult) -> list[str]:
+def _row(attack: AttackResult, beyond: Sequence[str]) -> list[str]:
     from splitveil.audit.judging import needs_of
 
     cells = [
@@ -164,7 +171,9 @@ def _row(attack: AttackResult) -> list[str]:
         for name, digits in (("mse", 4), ("psnr", 2), ("ssim", 3))
     ]
     learned = {True: "yes", False: "no", None: "-"}[attack.converged]
-    return [_label(attack), *cells, ", ".join(needs_of(attack)), str(attack.facts["queries"]), learned]
+    judged = [attack.beyond_pixels.get(name) for name in beyond]
+    more = ["-" if score is None else f"{score.mean:.3f}" for score in judged]
+    return [_label(attack), *cells, *more, ", ".join(needs_of(attack)), str(attack.facts["queries"]), learned]
 
 
 def _label(attack: AttackResult) -> str:

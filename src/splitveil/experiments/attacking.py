@@ -22,7 +22,7 @@ from splitveil.experiments.auxiliary import auxiliary_pictures
 from splitveil.experiments.building import build_run
 from splitveil.experiments.environment import pick_device
 from splitveil.experiments.storage import load_weights
-from splitveil.experiments.target import SHOWN, Target, summarise
+from splitveil.experiments.target import SHOWN, Target, judge_all, summarise
 from splitveil.experiments.training import LoadedData, load_data_spec
 from splitveil.files import write_with
 from splitveil.records import AttackResult, RunRecord
@@ -166,6 +166,7 @@ def fit_and_score(
         threat=threat.to_json(),
         seed=target.seed,
         metrics=metrics,
+        beyond_pixels=judge_all(target, drawn, places),
         controls={name: item for name, item in controls.items() if name != attack.name},
         beats_controls=all(
             metrics["mse"].mean < item["mse"].mean for name, item in controls.items() if name != attack.name

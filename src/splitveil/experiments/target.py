@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -11,19 +12,42 @@ from torch import Tensor
 from splitveil.attacks.view import AttackerView
 from splitveil.contracts import Attack, Inverter, Subject
 from splitveil.data.loader import Pictures
-from splitveil.experiments.scoring import image_metrics, reconstruct, release_all, score_pictures, summarize_metric
+from splitveil.experiments.scoring import (
+    as_result,
+    image_metrics,
+    reconstruct,
+    release_all,
+    score_pictures,
+    summarize_metric,
+)
+from splitveil.metrics.summary import summarize
 from splitveil.records import MetricResult
 from splitveil.registry import ATTACKS
 from splitveil.rng import Rng
 from splitveil.threats import ThreatModel
 
-__all__ = ["CONTROLS", "SHOWN", "Target", "summarise"]
+__all__ = ["CONTROLS", "SHOWN", "Judge", "Target", "judge_all", "summarise"]
 
 SHOWN = 12
 """Pictures of a split that a report shows, the same for every attack."""
 
 CONTROLS = ("mean_image", "class_mean", "ridge")
 """Attackers that every attack is held against."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A score beyond pixels.
+
+    Args:
+        score: from reconstructions ``(n, c, h, w)`` and the places ``(n,)`` of their originals to ``(n,)``.
+        unit: of the score.
+        safer: which direction is safe.
+    """
+
+    score: Callable[[Tensor, Tensor], Tensor]
+    unit: str
+    safer: Literal["higher", "lower"]
 
 
 class Target:
@@ -37,6 +61,9 @@ class Target:
         test: pictures that scores are taken on; no attacker sees them.
         auxiliary: from a threat model to the pictures that it grants, None for none.
         seed: of releases, attackers and controls.
+
+    Attributes:
+        judges: scores beyond pixels, by name.
     """
 
     def __init__(
@@ -44,6 +71,7 @@ class Target:
     ) -> None:
         self.subject, self.test, self.seed = subject, test, seed
         self.rng = Rng(seed).child("attack")
+        self.judges: dict[str, Judge] = {}
         self._auxiliary = auxiliary
         self._tables: dict[tuple[str, str | None], Pictures | None] = {}
         self._releases: dict[tuple[int, str], Tensor] = {}
@@ -103,6 +131,18 @@ class Target:
         control, key = cast(Attack, ATTACKS.load(name)()), self.rng.child("control", name)
         inverter = control.fit(self.view(threat, "control", name), key)
         return self.score(inverter, threat, self.places(None))[1]
+
+
+def judge_all(target: Target, drawn: Tensor, places: Tensor) -> dict[str, MetricResult]:
+    """What the judges of a target say of reconstructions."""
+    return {
+        name: as_result(
+            summarize(judge.score(drawn, places), rng=target.rng.child("bootstrap", name), safer=judge.safer),
+            unit=judge.unit,
+            safer=judge.safer,
+        )
+        for name, judge in target.judges.items()
+    }
 
 
 def summarise(scores: dict[str, Tensor], rng: Rng) -> dict[str, MetricResult]:
