@@ -2,55 +2,48 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
-from splitveil.attacks.inverters import DecoderInverter, mean_picture
+from splitveil.attacks.fitting import FEWEST_PICTURES, STATISTICS, DecoderAttack, Releases, split
+from splitveil.attacks.inverters import DecoderInverter
 from splitveil.attacks.view import AttackerView, attacker_view
-from splitveil.contracts import Attack, View
-from splitveil.errors import SpecError, TrainingError
+from splitveil.contracts import View
 from splitveil.rng import Rng
 from splitveil.threats import Grant
 
 __all__ = ["Decoder"]
 
-_LAST_LR = 1e-5
-_FEWEST_PICTURES = 8
-_SMALLEST_BATCH = 4
-_STATISTICS = 4096  # pictures whose releases fit the standardisation
-_NOTICEABLE = 1e-3  # relative improvement of the validation error that resets the patience
-_CONVERGED = 1e-2  # relative improvement over a fifth of the budget
-
 
 @dataclass(frozen=True)
-class Decoder(Attack):
+class Decoder(DecoderAttack):
     """Train ``g`` to minimise ``E ||g(r) - x||^2`` over auxiliary pictures, with fresh noise at every step.
 
     ```
-    x (auxiliary) --[ view ]-- r --[ standardise ]--[ ResidualDecoder ]-- picture        Adam, cosine to 1e-5
+    x (auxiliary) --[ view ]-- r --[ standardise ]--[ inverse network ]-- picture        Adam, cosine to 1e-5
     ```
 
     The epoch with the least error on held-out auxiliary pictures is kept. Where only pairs are granted, or the query
     budget is too small for fresh releases in every epoch, each picture's one release is learned from again.
 
     Args:
-        channels: of the residual blocks.
-        blocks: residual blocks before the upsampling.
+        channels: of the network; the width of a token for ``tokens``.
+        blocks: of the network: before the upsampling of ``residual``, at the coarsest scale of ``unet``.
         epochs: passes over the auxiliary pictures, at most.
         batch_size: at least 4.
         lr: first learning rate.
         weight_decay: of Adam.
         patience: epochs without an improvement of 0.1 % before it stops; None: never.
         val_share: share of the auxiliary pictures held out.
+        architecture: ``residual``, ``unet`` or ``tokens``.
+        standardise: ``affine`` per channel, or ``whiten`` the channels' correlations too.
 
     Raises:
         SpecError: a value out of range.
+
+    Example:
+        >>> Decoder(architecture="unet", standardise="whiten").channels
+        64
 
     Reference:
         Mahendran and Vedaldi 2015; architecture and schedule of the CEM paper's code.
@@ -59,173 +52,14 @@ class Decoder(Attack):
     name: ClassVar[str] = "decoder"
     needs: ClassVar[frozenset[Grant]] = frozenset({"pairs"})
 
-    channels: int = 64
-    blocks: int = 8
-    epochs: int = 50
-    batch_size: int = 256
-    lr: float = 1e-3
-    weight_decay: float = 1e-4
-    patience: int | None = None
-    val_share: float = 0.1
-
-    def __post_init__(self) -> None:
-        if min(self.channels, self.blocks, self.epochs) < 1 or self.batch_size < _SMALLEST_BATCH:
-            raise SpecError(f"expected channels, blocks, epochs >= 1 and batch_size >= {_SMALLEST_BATCH}, got {self}")
-        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf and 0 < self.val_share < 1):
-            raise SpecError(f"expected lr > 0, weight_decay >= 0 and 0 < val_share < 1, got {self}")
-        if self.patience is not None and self.patience < 1:
-            raise SpecError(f"expected patience >= 1 or None, got {self.patience}")
-
     def _fit(self, view: View, rng: Rng) -> DecoderInverter:
         held = attacker_view(view)
-        releases = _Releases.plan(held, self, rng)
-        with rng.child("weights").scoped():
-            inverter = DecoderInverter(held.release_spec, held.input_shape, channels=self.channels, blocks=self.blocks)
-        inverter.to(held.auxiliary.device)
-        inverter.standardise.fit(releases.statistics())
-        inverter.start_from(mean_picture(releases.pictures()))
-        history, best_epoch = self._train(inverter, releases, held)
-        inverter.facts = {
-            "history": history,
-            "epochs_run": len(history),
-            "best_epoch": best_epoch,
-            "best_val_mse": history[best_epoch]["val_mse"],
-            "stopped_early": len(history) < self.epochs,
-            "converged": _converged([row["val_mse"] for row in history], self.epochs),
-            "parameters": sum(parameter.numel() for parameter in inverter.parameters()),
-            "pictures": len(releases),
-            "fresh_noise": releases.fresh,
-            "queries": held.queries,
-        }
-        return inverter
+        return self._train(held, self._plan(held, rng), rng)
 
-    def _train(
-        self, inverter: DecoderInverter, releases: _Releases, view: AttackerView
-    ) -> tuple[list[dict[str, Any]], int]:
-        optimiser = torch.optim.Adam(inverter.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        history: list[dict[str, Any]] = []
-        best, best_epoch, best_state, reference, waited = math.inf, 0, _state(inverter), math.inf, 0
-        for epoch in range(self.epochs):
-            for group in optimiser.param_groups:
-                group["lr"] = _cosine(self.lr, epoch, self.epochs)
-            train_mse = _epoch(inverter, optimiser, releases.batches(epoch))
-            val_mse = _evaluate(inverter, releases.validation())
-            history.append({"epoch": epoch, "train_mse": train_mse, "val_mse": val_mse})
-            if not (math.isfinite(train_mse) and math.isfinite(val_mse)):
-                raise TrainingError(f"the decoder diverged in epoch {epoch} (validation error {val_mse}): lower its lr")
-            if view.progress is not None:
-                view.progress({**history[-1], "epochs": self.epochs})
-            if val_mse < best:
-                best, best_epoch, best_state = val_mse, epoch, _state(inverter)
-            if val_mse < reference * (1 - _NOTICEABLE):
-                reference, waited = val_mse, 0
-            else:
-                waited += 1
-            if self.patience is not None and waited >= self.patience:
-                break
-        inverter.load_state_dict(best_state)
-        inverter.eval()
-        return history, best_epoch
-
-
-class _Releases:
-    """The attacker's pictures in two shares, and the releases that it learns from and validates on."""
-
-    def __init__(self, view: AttackerView, fit: Tensor, val: Tensor, batch_size: int, rng: Rng, *, fresh: bool) -> None:
-        self._view, self._fit_indices, self._val_indices = view, fit, val
-        self._batch_size, self._rng, self.fresh = batch_size, rng, fresh
-        self._val = self._draw(val, rng.child("validation"))
-        self._stored = None if fresh else self._draw(fit, rng.child("stored"))
-
-    @classmethod
-    def plan(cls, view: AttackerView, attack: Decoder, rng: Rng) -> _Releases:
+    def _plan(self, view: AttackerView, rng: Rng) -> Releases:
         """Decide how many pictures the budget pays for, and whether each epoch may have its own releases."""
         observations, left = view.threat.observations, view.queries_left
-        total, affordable = len(view.auxiliary), view.affordable(_FEWEST_PICTURES)
-        order = torch.randperm(total, generator=rng.child("split").generator())[:affordable]
-        held_out = min(max(1, round(attack.val_share * affordable)), affordable - _SMALLEST_BATCH)
-        fit, val = order[held_out:], order[:held_out]
-        cost = (attack.epochs * len(fit) + len(val) + min(len(fit), _STATISTICS)) * observations
+        fit, val = split(view.affordable(FEWEST_PICTURES), len(view.auxiliary), self.val_share, rng)
+        cost = (self.epochs * len(fit) + len(val) + min(len(fit), STATISTICS)) * observations
         fresh = view.threat.allows("query") and (left is None or cost <= left)
-        return cls(view, fit, val, attack.batch_size, rng, fresh=fresh)
-
-    def __len__(self) -> int:
-        return len(self._fit_indices) + len(self._val_indices)
-
-    def _draw(self, indices: Tensor, rng: Rng) -> Tensor:
-        chunks = torch.split(indices, self._batch_size)
-        return torch.cat([self._view.pairs(chunk, rng.child(step))[1] for step, chunk in enumerate(chunks)])
-
-    def statistics(self) -> Iterator[Tensor]:
-        """Releases that the standardisation is fitted on."""
-        if self._stored is not None:
-            yield from torch.split(self._stored, self._batch_size)
-            return
-        for step, chunk in enumerate(torch.split(self._fit_indices[:_STATISTICS], self._batch_size)):
-            yield self._view.pairs(chunk, self._rng.child("statistics", step))[1]
-
-    def pictures(self) -> Iterator[Tensor]:
-        """The pictures to learn from."""
-        return (self._view.auxiliary.get(chunk) for chunk in torch.split(self._fit_indices, self._batch_size))
-
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pictures and releases in random order; batches of nearly equal size, so that none is too small to norm."""
-        count = len(self._fit_indices)
-        order = torch.randperm(count, generator=self._rng.child("order", epoch).generator())
-        for step, places in enumerate(order.tensor_split(-(-count // self._batch_size))):
-            indices = self._fit_indices[places]
-            if self._stored is None:
-                yield self._view.pairs(indices, self._rng.child("noise", epoch, step))
-            else:
-                yield self._view.auxiliary.get(indices), self._stored[places.to(self._stored.device)]
-
-    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Held-out pictures and their releases, the same at every call."""
-        sizes = zip(
-            torch.split(self._val_indices, self._batch_size), torch.split(self._val, self._batch_size), strict=True
-        )
-        for indices, r in sizes:
-            yield self._view.auxiliary.get(indices), r
-
-
-def _epoch(
-    inverter: DecoderInverter, optimiser: torch.optim.Optimizer, batches: Iterator[tuple[Tensor, Tensor]]
-) -> float:
-    inverter.train()
-    total, count = torch.zeros((), dtype=torch.float64), 0
-    for x, r in batches:
-        optimiser.zero_grad(set_to_none=True)
-        loss = functional.mse_loss(inverter.reconstruct(r), x)
-        torch.autograd.backward(loss)
-        optimiser.step()
-        total, count = total.to(loss.device) + loss.detach().double() * len(x), count + len(x)
-    return float(total) / count
-
-
-def _evaluate(inverter: DecoderInverter, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
-    total, count = 0.0, 0
-    for x, r in batches:
-        errors = (inverter.invert(r) - x).double().square().flatten(1).mean(1)
-        total, count = total + float(errors.sum()), count + len(x)
-    return total / count
-
-
-def _state(inverter: DecoderInverter) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in inverter.state_dict().items()}
-
-
-def _cosine(lr: float, epoch: int, epochs: int) -> float:
-    last = min(_LAST_LR, lr)
-    return last + (lr - last) * (1 + math.cos(math.pi * epoch / epochs)) / 2
-
-
-def _converged(errors: list[float], budget: int) -> bool:
-    """Whether the least error fell by less than 1 % over the last epochs, as many as a fifth of the budget.
-
-    An attack that stopped early is held to the fifth of what it was granted: patience is not convergence.
-    """
-    last = math.ceil(budget / 5)
-    if last >= len(errors):
-        return False
-    before = min(errors[:-last])
-    return min(errors) > before * (1 - _CONVERGED) or before == 0.0
+        return Releases(view.auxiliary, view.pairs, fit, val, self.batch_size, rng, fresh=fresh)

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from splitveil.contracts import FeatureSpec, Inverter, check_finite
+from splitveil.attacks.standardise import Standardise, make_standardise
+from splitveil.contracts import FeatureSpec, Inverter
 from splitveil.errors import InputError
-from splitveil.nets.inversion import ResidualDecoder
+from splitveil.nets.decoders import make_decoder
 
 __all__ = [
     "ClassInverter",
@@ -24,55 +25,6 @@ __all__ = [
 ]
 
 _DARKEST = 5e-3  # of the mean picture: a logit of 5.3 that training can still move
-_STD_FLOOR = 1e-6  # of the largest magnitude: below it a channel holds rounding errors of float32 only
-
-
-class Standardise(nn.Module):
-    """``(r - mean) / std`` per channel, fitted on releases: a defense that only shrinks its features gains nothing.
-
-    Args:
-        release: spec of r; a vector has one channel per value.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, release: FeatureSpec) -> None:
-        super().__init__()
-        self._axis = release.channel_axis + 1
-        shape = [1] * len(release.shape)
-        shape[release.channel_axis] = release.shape[release.channel_axis]
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("std", torch.ones(shape))
-
-    def fit(self, releases: Iterable[Tensor]) -> None:
-        """Measure mean and standard deviation over all rows and positions; dead channels keep a floor.
-
-        Raises:
-            InputError: a release that is not finite.
-        """
-        count, first, second, shift = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
-        for r in releases:
-            check_finite(r, "a release", "repair the model or its mechanism before it is attacked")
-            rows = r.detach().double().movedim(self._axis, 0).flatten(1)
-            if count == 0:
-                shift = rows.mean(1, keepdim=True)  # near the mean, so that the squares do not cancel
-                first = second = torch.zeros_like(shift)
-            count += rows.shape[1]
-            first = first + (rows - shift).sum(1, keepdim=True)
-            second = second + (rows - shift).square().sum(1, keepdim=True)
-        mean = first / count
-        std = (second / count - mean.square()).clamp_min(0.0).sqrt()
-        mean = mean + shift
-        floor = _STD_FLOOR * torch.maximum(mean.abs(), std.max())
-        std = torch.where(std > floor, std, floor)
-        std = torch.where(std > 0, std, torch.ones_like(std))
-        self.mean.copy_(mean.reshape(self.mean.shape))
-        self.std.copy_(std.reshape(self.std.shape))
-
-    def forward(self, r: Tensor) -> Tensor:
-        """``(n, *r)`` to the same shape."""
-        return (r - self.mean) / self.std
 
 
 class FittedInverter(Inverter):
@@ -95,29 +47,57 @@ class FittedInverter(Inverter):
         """Further integer arguments of the constructor."""
         return {}
 
+    @property
+    def choices(self) -> dict[str, str]:
+        """Further named choices of the constructor."""
+        return {}
+
 
 class DecoderInverter(FittedInverter):
-    """``sigmoid(D(standardise(r)) + logit(mean picture))``, D a residual decoder.
+    """``sigmoid(D(standardise(r)) + logit(mean picture))``, D an inversion network.
 
     A convolutional decoder treats all positions alike, so without the mean picture it would have to find from the
     zero padding where the borders are, and under much noise it would lose to the mean picture itself.
+
+    Args:
+        release: spec of r.
+        picture: ``(c, h, w)``.
+        channels: of the network.
+        blocks: of the network.
+        architecture: see `splitveil.nets.decoders.make_decoder`.
+        standardise: see `splitveil.attacks.standardise.make_standardise`.
     """
 
     kind = "decoder"
     prior: Tensor
 
-    def __init__(self, release: FeatureSpec, picture: tuple[int, ...], *, channels: int, blocks: int) -> None:
+    def __init__(
+        self,
+        release: FeatureSpec,
+        picture: tuple[int, ...],
+        *,
+        channels: int,
+        blocks: int,
+        architecture: str = "residual",
+        standardise: str = "affine",
+    ) -> None:
         super().__init__(release, picture)
-        self.standardise = Standardise(release)
-        self.net = ResidualDecoder(release, picture, channels=channels, blocks=blocks)
+        self.standardise = make_standardise(standardise, release)
+        self.net = make_decoder(architecture, release, picture, channels=channels, blocks=blocks)
         self.net.to(memory_format=torch.channels_last)  # a third less time per step, on CPUs too
         self.register_buffer("prior", torch.zeros(picture))
         self._sizes = {"channels": channels, "blocks": blocks}
+        self._choices = {"architecture": architecture, "standardise": standardise}
 
     @property
     def sizes(self) -> dict[str, int]:
         """Channels and blocks of the decoder."""
         return dict(self._sizes)
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """The network and how releases are rescaled."""
+        return dict(self._choices)
 
     def start_from(self, mean_picture: Tensor) -> None:
         """Set the mean picture ``(c, h, w)`` in [0, 1]."""

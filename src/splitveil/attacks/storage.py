@@ -56,6 +56,7 @@ def save_inverter(path: Path, inverter: Inverter, config: Mapping[str, Any]) -> 
         "release": inverter.release.to_json(),
         "picture": list(inverter.picture),
         "sizes": inverter.sizes,
+        "choices": inverter.choices,
         "attack": dict(config),
         "facts": inverter.facts,
     }
@@ -93,15 +94,18 @@ def _build(header: Any, tensors: int) -> FittedInverter:
     if header["format"] != _FORMAT:
         raise ValueError(f"format {header['format']!r} instead of {_FORMAT}")
     release, picture, sizes = FeatureSpec.from_json(header["release"]), tuple(header["picture"]), header["sizes"]
-    if not isinstance(sizes, dict) or not isinstance(header["facts"], dict):
-        raise TypeError("sizes or facts that are no mapping")
+    choices = header.get("choices", {})  # files of before there was a choice have none
+    if not all(isinstance(part, dict) for part in (sizes, choices, header["facts"])):
+        raise TypeError("sizes, choices or facts that are no mapping")
     numbers = [*release.shape, *picture, *sizes.values()]
     if not all(type(size) is int and 1 <= size <= _LARGEST_SIZE for size in numbers) or len(picture) != 3:
         raise ValueError(f"sizes {numbers}")
     if sizes.get("blocks", 1) > tensors:
         raise ValueError(f"{sizes['blocks']} blocks from {tensors} tensors")
+    if sizes.keys() & choices.keys() or not all(type(choice) is str for choice in choices.values()):
+        raise ValueError(f"choices {choices}")
     with torch.device("meta"):  # a hostile header must not make us allocate more than the file holds
-        inverter = _KINDS[header["kind"]](release, picture, **sizes)
+        inverter = _KINDS[header["kind"]](release, picture, **sizes, **choices)
         drawn = tuple(inverter.invert(torch.zeros(1, *release.shape)).shape)
     if drawn != (1, *picture):
         raise ValueError(f"pictures {drawn[1:]} instead of {picture}")

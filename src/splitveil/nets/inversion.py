@@ -1,6 +1,8 @@
-"""The inverse network of the decoder attack: from a release back to a picture."""
+"""The residual inverse network of the decoder attack, and what all inverse networks share."""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -8,7 +10,7 @@ from torch.nn import functional
 from splitveil.contracts import FeatureSpec
 from splitveil.errors import SpecError
 
-__all__ = ["ResidualBlock", "ResidualDecoder"]
+__all__ = ["PictureDecoder", "ReleaseMap", "ResidualBlock", "ResidualDecoder", "coarse_grid", "draw_from_nothing"]
 
 _FEWEST_STEPS = 2  # of the end of the decoder: an upsampling, or a residual block where nothing is left to enlarge
 
@@ -41,8 +43,14 @@ class ResidualBlock(nn.Module):
         return shortcut + refined
 
 
-class _ToMap(nn.Module):
-    """Brings a release of any kind onto a map ``(n, c, h, w)``."""
+class ReleaseMap(nn.Module):
+    """Brings a release of any kind onto a map ``(n, channels, *sides)``; both sizes are attributes.
+
+    Args:
+        release: spec of r; a vector, and tokens without a grid, get a linear layer.
+        channels: behind that layer.
+        picture: rows and columns of the picture.
+    """
 
     def __init__(self, release: FeatureSpec, channels: int, picture: tuple[int, int]) -> None:
         super().__init__()
@@ -55,10 +63,11 @@ class _ToMap(nn.Module):
         else:
             # nothing says where a value lies: a matrix puts all of them on a coarse grid, an eighth of the picture
             self.channels = channels
-            self.sides = (_coarse(picture[0]), _coarse(picture[1]))
+            self.sides = coarse_grid(picture)
             self.linear = nn.Linear(release.numel, channels * self.sides[0] * self.sides[1])
 
     def forward(self, r: Tensor) -> Tensor:
+        """``(n, *r)`` to ``(n, channels, *sides)``."""
         if self.linear is not None:
             flat: Tensor = self.linear(r.flatten(1))
             return flat.reshape(-1, self.channels, *self.sides)
@@ -68,11 +77,56 @@ class _ToMap(nn.Module):
         return r
 
 
-def _coarse(side: int) -> int:
-    return max(min(side, 4), side // 8)
+def coarse_grid(picture: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of an eighth of the picture, at least 4 where it has as many.
+
+    Example:
+        >>> coarse_grid((64, 8))
+        (8, 4)
+    """
+    rows, columns = (max(min(side, 4), side // 8) for side in picture)
+    return rows, columns
 
 
-class ResidualDecoder(nn.Module):
+def draw_from_nothing(channels: int, colours: int) -> nn.Sequential:
+    """``conv(ReLU(BN(x)))`` whose convolution starts at zero: before training all releases give the same picture."""
+    draw = nn.Conv2d(channels, colours, 3, padding=1)
+    for parameter in draw.parameters():
+        nn.init.zeros_(parameter)
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), draw)
+
+
+class PictureDecoder(nn.Module, ABC):
+    """An inverse network: releases in, pictures out.
+
+    Args:
+        picture: ``(c, h, w)``.
+        channels: at least 1.
+        blocks: at least 1.
+
+    Raises:
+        SpecError: sizes below 1.
+    """
+
+    def __init__(self, picture: tuple[int, ...], channels: int, blocks: int) -> None:
+        super().__init__()
+        if len(picture) != 3 or min(*picture, channels, blocks) < 1:
+            raise SpecError(
+                f"expected a picture (c, h, w), channels >= 1 and blocks >= 1, got picture {picture}, "
+                f"channels {channels}, blocks {blocks}"
+            )
+        self.picture = (picture[0], picture[1], picture[2])
+
+    def forward(self, r: Tensor) -> Tensor:
+        """``(n, *r)`` to pictures ``(n, c, h, w)`` in (0, 1)."""
+        return self.logits(r).sigmoid()
+
+    @abstractmethod
+    def logits(self, r: Tensor) -> Tensor:
+        """``(n, *r)`` to what stands before the sigmoid."""
+
+
+class ResidualDecoder(PictureDecoder):
     """A residual network that reads a release and draws the picture; `res_normN8C64` of the CEM paper's code.
 
     ```
@@ -98,14 +152,8 @@ class ResidualDecoder(nn.Module):
     """
 
     def __init__(self, release: FeatureSpec, picture: tuple[int, ...], *, channels: int = 64, blocks: int = 8) -> None:
-        super().__init__()
-        if len(picture) != 3 or min(*picture, channels, blocks) < 1:
-            raise SpecError(
-                f"expected a picture (c, h, w), channels >= 1 and blocks >= 1, got picture {picture}, "
-                f"channels {channels}, blocks {blocks}"
-            )
-        self.picture = (picture[0], picture[1], picture[2])
-        self.to_map = _ToMap(release, channels, (picture[1], picture[2]))
+        super().__init__(picture, channels, blocks)
+        self.to_map = ReleaseMap(release, channels, (picture[1], picture[2]))
         doublings = _doublings(self.to_map.sides, (picture[1], picture[2]))
         body: list[nn.Module] = [ResidualBlock(self.to_map.channels, channels), nn.ReLU()]
         for _ in range(blocks):
@@ -117,10 +165,6 @@ class ResidualDecoder(nn.Module):
         reached = tuple(side * 2**doublings for side in self.to_map.sides)
         self.resize = reached != self.picture[1:]
         self.draw = ResidualBlock(channels, picture[0])
-
-    def forward(self, r: Tensor) -> Tensor:
-        """``(n, *r)`` to pictures ``(n, c, h, w)`` in (0, 1)."""
-        return self.logits(r).sigmoid()
 
     def logits(self, r: Tensor) -> Tensor:
         """``(n, *r)`` to what stands before the sigmoid."""

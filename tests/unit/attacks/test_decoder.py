@@ -29,8 +29,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from splitveil.attacks.controls import ClassMean, MeanImage
-from splitveil.attacks.decoder import Decoder, _converged
-from splitveil.attacks.inverters import DecoderInverter, Standardise
+from splitveil.attacks.decoder import Decoder
+from splitveil.attacks.fitting import converged as has_converged
+from splitveil.attacks.inverters import DecoderInverter
+from splitveil.attacks.standardise import Standardise
 from splitveil.attacks.subjects import CallableSubject
 from splitveil.contracts import FeatureSpec, Subject
 from splitveil.data.loader import Pictures
@@ -214,7 +216,7 @@ def test_it_has_converged_when_the_error_no_longer_falls() -> None:
     ],
 )
 def test_convergence_is_measured_on_a_fifth_of_the_budget(errors: list[float], budget: int, converged: bool) -> None:
-    assert _converged(errors, budget) is converged
+    assert has_converged(errors, budget) is converged
 
 
 def nothing_to_learn() -> Pictures:

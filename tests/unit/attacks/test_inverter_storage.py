@@ -115,6 +115,33 @@ def test_any_release_comes_back(release: FeatureSpec, tmp_path: Path) -> None:
     assert torch.equal(loaded.invert(r), inverter.invert(r))
 
 
+@pytest.mark.parametrize("standardise", ["affine", "whiten"])
+@pytest.mark.parametrize("architecture", ["residual", "unet", "tokens"])
+def test_any_choice_comes_back(architecture: str, standardise: str, tmp_path: Path) -> None:
+    with Rng(1).scoped():
+        inverter = DecoderInverter(
+            FeatureSpec.of((3, 4, 4)),
+            (1, 8, 8),
+            channels=3,
+            blocks=1,
+            architecture=architecture,
+            standardise=standardise,
+        )
+    inverter.standardise.fit([releases(20, (3, 4, 4))])
+    save_inverter(tmp_path / "a", inverter, {})
+    loaded = load_inverter(tmp_path / "a")
+    assert loaded.choices == {"architecture": architecture, "standardise": standardise}
+    r = releases(3, (3, 4, 4))
+    assert torch.equal(loaded.invert(r), inverter.invert(r))
+
+
+def test_a_file_from_before_there_was_a_choice_is_read(files: dict[str, Path], tmp_path: Path) -> None:
+    header, tensors = read(files["decoder"])
+    del header["choices"]
+    loaded = load_inverter(write(tmp_path / "file", header, tensors))
+    assert torch.equal(loaded.invert(releases()), load_inverter(files["decoder"]).invert(releases()))
+
+
 def test_the_file_names_its_attack(files: dict[str, Path]) -> None:
     assert read(files["ridge"])[0]["attack"] == {"name": "ridge"}
 
@@ -223,6 +250,16 @@ HEADERS: dict[str, Header] = {
     "sizes_text": {"sizes": {"channels": "4", "blocks": 1}},
     "sizes_huge": {"sizes": {"channels": 1 << 16, "blocks": 1}},
     "blocks_without_end": {"sizes": {"channels": 4, "blocks": 1 << 16}},
+    "choices_null": {"choices": None},
+    "choices_list": {"choices": ["residual"]},
+    "choices_unknown": {"choices": {"depth": "deep"}},
+    "choices_number": {"choices": {"architecture": 1}},
+    "choices_of_sizes": {"choices": {"channels": "4"}},
+    "architecture_unknown": {"choices": {"architecture": "gan"}},
+    "architecture_of_another_file": {"choices": {"architecture": "unet"}},
+    "standardise_unknown": {"choices": {"standardise": "none"}},
+    "standardise_of_another_file": {"choices": {"standardise": "whiten"}},
+    "choice_of_the_release": {"choices": {"release": "map"}},
     "facts_null": {"facts": None},
     "facts_list": {"facts": [1]},
 }
