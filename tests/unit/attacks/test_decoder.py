@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from attack_fixtures import (
     KEY,
     PAIRS_ONLY,
@@ -24,10 +28,6 @@ from attack_fixtures import (
     table,
     view_of,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
-
 from splitveil.attacks.controls import ClassMean, MeanImage
 from splitveil.attacks.decoder import Decoder
 from splitveil.attacks.fitting import converged as has_converged

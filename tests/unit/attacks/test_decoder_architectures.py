@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from attack_fixtures import CLASSES, KEY, PICTURE, auxiliary, mse, subject, view_of
 from torch import Tensor, nn
 
+from attack_fixtures import CLASSES, KEY, PICTURE, auxiliary, mse, subject, view_of
 from splitveil.attacks.controls import ClassMean, MeanImage
 from splitveil.attacks.decoder import Decoder
 from splitveil.attacks.subjects import ModelSubject

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from attack_fixtures import CLASSES, KEY, PICTURE, auxiliary, noisy, subject, view_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from attack_fixtures import CLASSES, KEY, PICTURE, auxiliary, noisy, subject, view_of
 from splitveil.attacks.controls import ClassMean, MeanImage, Ridge
 from splitveil.attacks.decoder import Decoder
 from splitveil.attacks.inverters import DecoderInverter, FittedInverter

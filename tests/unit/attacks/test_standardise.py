@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from attack_fixtures import KEY, invertible_head, mse, subject, view_of
-from attack_fixtures import auxiliary as pictures
 from sklearn.covariance import oas
 from torch import Tensor, nn
 
+from attack_fixtures import KEY, invertible_head, mse, subject, view_of
+from attack_fixtures import auxiliary as pictures
 from splitveil.attacks.decoder import Decoder
 from splitveil.attacks.standardise import Standardise, Whiten, make_standardise
 from splitveil.contracts import FeatureSpec
