@@ -211,6 +211,8 @@ ATTACKS.add(
     "unsplit", "splitveil.attacks.unsplit:UnSplit", "search for picture and weights, knowing the architecture alone"
 )
 
+ATTACKS.add("support", "splitveil.attacks.support:Support", "the decoder, on the positions of a sparse release alone")
+
 METRICS = Registry("metric", "splitveil.metrics")
 METRICS.add("mse", "splitveil.metrics.images:MeanSquaredError", "mean squared error of a picture in [0, 1]")
 METRICS.add("psnr", "splitveil.metrics.images:PeakSignalToNoise", "peak signal-to-noise ratio in dB")

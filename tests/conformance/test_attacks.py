@@ -35,6 +35,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "linear": {},
     "optimise": {"steps": 3, "restarts": 2},
     "image_prior": {"channels": 4, "steps": 3, "restarts": 2},
+    "support": {"channels": 8, "blocks": 1, "epochs": 2, "batch_size": 16},
     "unsplit": {"rounds": 2, "picture_steps": 2, "clone_steps": 2},
 }
 BUILT_IN = [entry.name for entry in ATTACKS if entry.target.startswith("splitveil.")]

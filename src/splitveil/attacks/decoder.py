@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from splitveil.attacks.fitting import FEWEST_PICTURES, STATISTICS, DecoderAttack, Releases, split
+from splitveil.attacks.fitting import DecoderAttack
 from splitveil.attacks.inverters import DecoderInverter
-from splitveil.attacks.view import AttackerView, attacker_view
+from splitveil.attacks.view import attacker_view
 from splitveil.contracts import View
 from splitveil.rng import Rng
 from splitveil.threats import Grant
@@ -55,11 +55,3 @@ class Decoder(DecoderAttack):
     def _fit(self, view: View, rng: Rng) -> DecoderInverter:
         held = attacker_view(view)
         return self._train(held, self._plan(held, rng), rng)
-
-    def _plan(self, view: AttackerView, rng: Rng) -> Releases:
-        """Decide how many pictures the budget pays for, and whether each epoch may have its own releases."""
-        observations, left = view.threat.observations, view.queries_left
-        fit, val = split(view.affordable(FEWEST_PICTURES), len(view.auxiliary), self.val_share, rng)
-        cost = (self.epochs * len(fit) + len(val) + min(len(fit), STATISTICS)) * observations
-        fresh = view.threat.allows("query") and (left is None or cost <= left)
-        return Releases(view.auxiliary, view.pairs, fit, val, self.batch_size, rng, fresh=fresh)

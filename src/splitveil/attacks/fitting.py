@@ -19,15 +19,13 @@ from splitveil.errors import SpecError, TrainingError
 from splitveil.nets.decoders import DecoderArchitecture, check_architecture
 from splitveil.rng import Rng
 
-__all__ = ["FEWEST_PICTURES", "STATISTICS", "DecoderAttack", "Pairs", "Releases", "converged", "split"]
-
-FEWEST_PICTURES = 8
-STATISTICS = 4096
-"""Pictures whose releases fit the standardisation."""
+__all__ = ["DecoderAttack", "Pairs", "Releases", "converged", "split"]
 
 Pairs = Callable[[Tensor, Rng], tuple[Tensor, Tensor]]
 """Indices ``(m,)`` of auxiliary pictures and a key of the noise to pictures and their releases."""
 
+_FEWEST_PICTURES = 8
+_STATISTICS = 4096  # pictures whose releases fit the standardisation
 _LAST_LR = 1e-5
 _SMALLEST_BATCH = 4
 _NOTICEABLE = 1e-3  # relative improvement of the validation error that resets the patience
@@ -75,7 +73,21 @@ class DecoderAttack(Attack):
         check_architecture(self.architecture)
         check_standardisation(self.standardise)
 
-    def _train(self, view: AttackerView, releases: Releases, rng: Rng) -> DecoderInverter:
+    def _plan(self, view: AttackerView, rng: Rng, pairs: Pairs | None = None) -> Releases:
+        """How many pictures the budget pays for, and whether each epoch may have its own releases.
+
+        Args:
+            view: of the attacker.
+            rng: key of the split, of order and noise.
+            pairs: what is learned from; the view's own by default.
+        """
+        observations, left = view.threat.observations, view.queries_left
+        fit, val = split(view.affordable(_FEWEST_PICTURES), len(view.auxiliary), self.val_share, rng)
+        cost = (self.epochs * len(fit) + len(val) + min(len(fit), _STATISTICS)) * observations
+        fresh = view.threat.allows("query") and (left is None or cost <= left)
+        return Releases(view.auxiliary, pairs or view.pairs, fit, val, self.batch_size, rng, fresh=fresh)
+
+    def _train(self, view: AttackerView, releases: Releases, rng: Rng, reads: str = "values") -> DecoderInverter:
         """A network trained on these releases, in evaluation mode; its facts say how it went."""
         with rng.child("weights").scoped():
             inverter = DecoderInverter(
@@ -85,6 +97,7 @@ class DecoderAttack(Attack):
                 blocks=self.blocks,
                 architecture=self.architecture,
                 standardise=self.standardise,
+                reads=reads,
             )
         inverter.to(view.auxiliary.device)
         inverter.standardise.fit(releases.statistics())
@@ -181,7 +194,7 @@ class Releases:
         if self._stored is not None:
             yield from torch.split(self._stored, self._batch_size)
             return
-        for step, chunk in enumerate(torch.split(self._fit_indices[:STATISTICS], self._batch_size)):
+        for step, chunk in enumerate(torch.split(self._fit_indices[:_STATISTICS], self._batch_size)):
             yield self._pairs(chunk, self._rng.child("statistics", step))[1]
 
     def pictures(self) -> Iterator[Tensor]:

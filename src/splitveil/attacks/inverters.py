@@ -11,7 +11,7 @@ from torch import Tensor
 
 from splitveil.attacks.standardise import Standardise, make_standardise
 from splitveil.contracts import FeatureSpec, Inverter
-from splitveil.errors import InputError
+from splitveil.errors import InputError, UnknownNameError
 from splitveil.nets.decoders import make_decoder
 
 __all__ = [
@@ -22,8 +22,10 @@ __all__ = [
     "LinearInverter",
     "Standardise",
     "mean_picture",
+    "support",
 ]
 
+READINGS = ("values", "support")
 _DARKEST = 5e-3  # of the mean picture: a logit of 5.3 that training can still move
 
 
@@ -66,6 +68,7 @@ class DecoderInverter(FittedInverter):
         blocks: of the network.
         architecture: see `splitveil.nets.decoders.make_decoder`.
         standardise: see `splitveil.attacks.standardise.make_standardise`.
+        reads: ``values`` of r, or its ``support``: where it is not zero.
     """
 
     kind = "decoder"
@@ -80,6 +83,7 @@ class DecoderInverter(FittedInverter):
         blocks: int,
         architecture: str = "residual",
         standardise: str = "affine",
+        reads: str = "values",
     ) -> None:
         super().__init__(release, picture)
         self.standardise = make_standardise(standardise, release)
@@ -87,7 +91,9 @@ class DecoderInverter(FittedInverter):
         self.net.to(memory_format=torch.channels_last)  # a third less time per step, on CPUs too
         self.register_buffer("prior", torch.zeros(picture))
         self._sizes = {"channels": channels, "blocks": blocks}
-        self._choices = {"architecture": architecture, "standardise": standardise}
+        if reads not in READINGS:
+            raise UnknownNameError("reading", reads, READINGS)
+        self._choices = {"architecture": architecture, "standardise": standardise, "reads": reads}
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -105,7 +111,19 @@ class DecoderInverter(FittedInverter):
 
     def reconstruct(self, r: Tensor) -> Tensor:
         """``(n, *r)`` to pictures in (0, 1)."""
+        if self._choices["reads"] == "support":
+            r = support(r)
         return (self.net.logits(self.standardise(r)) + self.prior).sigmoid()
+
+
+def support(r: Tensor) -> Tensor:
+    """1 where a release is not zero, else 0.
+
+    Example:
+        >>> support(torch.tensor([0.0, -2.0, 0.5])).tolist()
+        [0.0, 1.0, 1.0]
+    """
+    return (r != 0).to(r)
 
 
 class LinearInverter(FittedInverter):
