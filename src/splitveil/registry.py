@@ -211,6 +211,9 @@ ATTACKS.add(
     "unsplit", "splitveil.attacks.unsplit:UnSplit", "search for picture and weights, knowing the architecture alone"
 )
 
+ATTACKS.add(
+    "shadow", "splitveil.attacks.shadow:Shadow", "a substitute head that the tail takes for the real one; no query"
+)
 ATTACKS.add("support", "splitveil.attacks.support:Support", "the decoder, on the positions of a sparse release alone")
 
 METRICS = Registry("metric", "splitveil.metrics")

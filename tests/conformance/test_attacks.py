@@ -35,6 +35,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "linear": {},
     "optimise": {"steps": 3, "restarts": 2},
     "image_prior": {"channels": 4, "steps": 3, "restarts": 2},
+    "shadow": {"channels": 8, "blocks": 1, "epochs": 2, "batch_size": 16, "shadow_epochs": 2},
     "support": {"channels": 8, "blocks": 1, "epochs": 2, "batch_size": 16},
     "unsplit": {"rounds": 2, "picture_steps": 2, "clone_steps": 2},
 }
@@ -61,7 +62,14 @@ def auxiliary() -> Pictures:
 
 
 def view_of(subject: Subject, threat: ThreatModel = WHITE_BOX) -> AttackerView:
-    return AttackerView(subject, threat, auxiliary=auxiliary(), rng=Rng(4))
+    traffic = auxiliary().get(torch.arange(16))[0]
+    return AttackerView(
+        subject,
+        threat,
+        auxiliary=auxiliary(),
+        rng=Rng(4),
+        observed=lambda: subject.release(traffic, SeededNoise(Rng(9))),
+    )
 
 
 def fit(name: str, view: AttackerView, key: Rng = KEY) -> Any:

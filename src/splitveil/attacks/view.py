@@ -63,6 +63,8 @@ class AttackerView:
         auxiliary: its own pictures; never those of the test split. `PairedPictures` bring the releases that an attacker
             without queries holds of them.
         rng: key of the releases that are drawn once and for all, where only pairs are granted.
+        observed: releases that passed the wire, of pictures that nobody but the edge has seen; None for none. Whoever
+            holds the tail sees them anyway.
 
     Raises:
         ThreatModelError: the threat grants what the subject cannot offer, or more observations than the pairs hold.
@@ -72,7 +74,15 @@ class AttackerView:
         progress: called with facts about an attack that is being fitted, such as one epoch's errors.
     """
 
-    def __init__(self, subject: Subject, threat: ThreatModel, *, auxiliary: Pictures | None, rng: Rng) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        threat: ThreatModel,
+        *,
+        auxiliary: Pictures | None,
+        rng: Rng,
+        observed: Callable[[], Tensor] | None = None,
+    ) -> None:
         missing = sorted(threat.grants - subject.offers)
         if missing:
             raise ThreatModelError(
@@ -86,6 +96,7 @@ class AttackerView:
                 "of each picture; attack with one, or combine several before they are stored"
             )
         self._subject, self._auxiliary, self._rng = subject, auxiliary, rng
+        self._observed = observed
         self._paired: Tensor | None = None
         self.threat = threat
         self.input_shape: tuple[int, ...] = subject.input_shape
@@ -218,6 +229,18 @@ class AttackerView:
     def noise_specs(self) -> tuple[NoiseSpec, ...]:
         """The noises that `simulate` takes."""
         return self._white_box().model.noise_specs
+
+    @property
+    def observed(self) -> Tensor:
+        """Releases ``(m, *r)`` of unknown pictures: the traffic that the cloud serves. They cost no query.
+
+        Raises:
+            ThreatModelError: the tail is not granted, or there was no traffic.
+        """
+        self._require("tail")
+        if self._observed is None:
+            raise ThreatModelError("expected releases that passed the wire, got none: choose an attack that needs none")
+        return self._observed()
 
     @property
     def tail(self) -> Callable[[Tensor], Tensor]:

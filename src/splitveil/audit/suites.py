@@ -100,7 +100,7 @@ def quick(recipe: Recipe) -> Suite:
 
 
 def standard(recipe: Recipe) -> Suite:
-    """The same, a U-Net on whitened releases, a search under a Gaussian prior, and the decoder on many releases and on near duplicates."""
+    """The same, a U-Net on whitened releases, a search, and the decoder on many releases and near duplicates."""
     return Suite(
         "standard",
         "six attacks; 20 minutes for 12,000 small pictures on two cores",

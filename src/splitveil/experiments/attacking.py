@@ -36,6 +36,7 @@ from splitveil.training.observer import Observer
 __all__ = ["attack_key", "attack_run", "attack_target", "fit_and_score", "load_model", "run_target"]
 
 _WORST = 6
+_TRAFFIC = 2000  # pictures whose releases an attacker overhears
 
 
 def load_model(
@@ -102,6 +103,7 @@ def run_target(
         test=Pictures(data.splits.test, chosen),
         auxiliary=auxiliary_pictures(data.splits, chosen, Rng(seed).child("auxiliary")),
         seed=seed,
+        traffic=Pictures(data.splits.train.take(torch.arange(min(_TRAFFIC, len(data.splits.train)))), chosen),
     )
 
 

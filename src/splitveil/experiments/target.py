@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -61,15 +62,22 @@ class Target:
         test: pictures that scores are taken on; no attacker sees them.
         auxiliary: from a threat model to the pictures that it grants, None for none.
         seed: of releases, attackers and controls.
+        traffic: pictures whose releases pass the wire while the attacker listens; neither scored nor its own.
 
     Attributes:
         judges: scores beyond pixels, by name.
     """
 
     def __init__(
-        self, subject: Subject, *, test: Pictures, auxiliary: Callable[[ThreatModel], Pictures | None], seed: int
+        self,
+        subject: Subject,
+        *,
+        test: Pictures,
+        auxiliary: Callable[[ThreatModel], Pictures | None],
+        seed: int,
+        traffic: Pictures | None = None,
     ) -> None:
-        self.subject, self.test, self.seed = subject, test, seed
+        self.subject, self.test, self.seed, self._traffic = subject, test, seed, traffic
         self.rng = Rng(seed).child("attack")
         self.judges: dict[str, Judge] = {}
         self._auxiliary = auxiliary
@@ -86,7 +94,20 @@ class Target:
 
     def view(self, threat: ThreatModel, *names: str) -> AttackerView:
         """What an attacker holds."""
-        return AttackerView(self.subject, threat, auxiliary=self.auxiliary(threat), rng=self.rng.child("view", *names))
+        return AttackerView(
+            self.subject,
+            threat,
+            auxiliary=self.auxiliary(threat),
+            rng=self.rng.child("view", *names),
+            observed=None if self._traffic is None else partial(self._overheard, self._traffic, threat),
+        )
+
+    def _overheard(self, traffic: Pictures, threat: ThreatModel) -> Tensor:
+        """Releases of the traffic, drawn once for what a threat model lets an attacker see of a picture."""
+        key = (threat.observations, f"traffic, {threat.duplicates}")
+        if key not in self._releases:
+            self._releases[key] = release_all(self.subject, traffic, threat, self.rng.child("traffic"))
+        return self._releases[key]
 
     def releases(self, threat: ThreatModel) -> Tensor:
         """What an attacker sees of the test pictures, ``(n, *r)``."""

@@ -1,0 +1,207 @@
+"""The shadow attack: without a query and without a pair, build a head that the cloud's tail takes for the real one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from splitveil.attacks.fitting import DecoderAttack, Releases, split
+from splitveil.attacks.inverters import DecoderInverter
+from splitveil.attacks.standardise import Standardise
+from splitveil.attacks.view import AttackerView, attacker_view
+from splitveil.contracts import FeatureSpec, View
+from splitveil.errors import SpecError
+from splitveil.nets.plain import PlainEncoder
+from splitveil.rng import Rng
+from splitveil.threats import Grant
+
+__all__ = ["Shadow", "kernel_discrepancy"]
+
+_BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the kernels, in multiples of the mean squared distance
+_CALIBRATION = 256  # pictures that the fresh substitute is scaled by
+_FIRST_SPREAD = 0.3  # of the substitute's noise, in standard deviations of a channel
+
+
+@dataclass(frozen=True)
+class Shadow(DecoderAttack):
+    """Train a substitute head on auxiliary pictures, then invert that.
+
+    ```
+    x (auxiliary) --[ substitute ]-- r' --[ tail ]-- reply        loss = task(reply, y) + a MMD(r', r overheard)
+    x (auxiliary), r' --[ decoder ]-- used on the real releases
+    ```
+
+    The tail must work on the substitute's releases, and these must be distributed like the ones that passed the wire.
+    The task is cross-entropy where labels are granted; without them the tail should be sure, and sure of different
+    things. The substitute learns the noise of the releases along with them. It has the real head's architecture where
+    that is granted, a plain encoder's otherwise.
+
+    Args:
+        match: a.
+        shadow_epochs: passes over the auxiliary pictures to train the substitute.
+        shadow_lr: of Adam.
+        shadow_batch: pictures, and overheard releases, in a step.
+
+    Raises:
+        SpecError: a value out of range.
+
+    Reference:
+        He, Zhang, Lee 2019 (query-free attack); Xu et al.: FORA, CVPR 2024 (matched distributions).
+    """
+
+    name: ClassVar[str] = "shadow"
+    needs: ClassVar[frozenset[Grant]] = frozenset({"tail"})
+
+    match: float = 1.0
+    shadow_epochs: int = 30
+    shadow_lr: float = 2e-3
+    shadow_batch: int = 128
+
+    def __post_init__(self) -> None:
+        DecoderAttack.__post_init__(self)
+        if self.shadow_epochs < 1 or self.shadow_batch < 2:
+            raise SpecError(f"expected shadow_epochs >= 1 and shadow_batch >= 2, got {self}")
+        if not (0 < self.shadow_lr < math.inf and 0 <= self.match < math.inf):
+            raise SpecError(f"expected shadow_lr > 0 and match >= 0, got {self}")
+
+    def _fit(self, view: View, rng: Rng) -> DecoderInverter:
+        held = attacker_view(view)
+        substitute, history = self._shadow(held, rng.child("shadow"))
+
+        def pairs(indices: Tensor, key: Rng) -> tuple[Tensor, Tensor]:
+            x = held.auxiliary.get(indices)
+            with torch.no_grad():
+                return x, substitute(x, key)
+
+        count = len(held.auxiliary)  # pairs of the substitute are free, however many
+        fit, val = split(count, count, self.val_share, rng)
+        releases = Releases(held.auxiliary, pairs, fit, val, self.batch_size, rng, fresh=True)
+        inverter = self._train(held, releases, rng)
+        inverter.facts["shadow"] = history
+        return inverter
+
+    def _shadow(self, view: AttackerView, rng: Rng) -> tuple[_Substitute, list[dict[str, Any]]]:
+        observed, count = view.observed, len(view.auxiliary)
+        substitute = _Substitute.build(view, observed, rng)
+        labels = view.labels if view.threat.allows("labels") else None
+        moved = list(substitute.parameters())
+        optimiser = torch.optim.Adam(moved, lr=self.shadow_lr)
+        history: list[dict[str, Any]] = []
+        for epoch in range(self.shadow_epochs):
+            order = torch.randperm(count, generator=rng.child("order", epoch).generator())
+            heard = _endless(len(observed), self.shadow_batch, rng.child("heard", epoch))
+            sums: dict[str, float] = {"task": 0.0, "match": 0.0}
+            batches = order.tensor_split(-(-count // self.shadow_batch))
+            for step, indices in enumerate(batches):
+                r = substitute(view.auxiliary.get(indices), rng.child("noise", epoch, step))
+                reply = view.tail(r)
+                known = None if labels is None else labels[indices.to(labels.device)]
+                task = _task(reply, known)
+                match = kernel_discrepancy(substitute.scaled(r), substitute.scaled(observed[next(heard)]))
+                gradients = torch.autograd.grad(task + self.match * match, moved)  # none for the cloud's own weights
+                for parameter, gradient in zip(moved, gradients, strict=True):
+                    parameter.grad = gradient
+                optimiser.step()
+                sums = {"task": sums["task"] + float(task.detach()), "match": sums["match"] + float(match.detach())}
+            history.append({"epoch": epoch, **{name: value / len(batches) for name, value in sums.items()}})
+        return substitute.eval(), history
+
+
+class _Substitute(nn.Module):
+    """A head of ours, and the noise that it learned; batch norm follows the batch while it trains."""
+
+    def __init__(self, encoder: nn.Module, scale: Standardise, release: FeatureSpec) -> None:
+        super().__init__()
+        self.encoder, self.scale, self.release = encoder, scale, release
+        self.log_spread = nn.Parameter(torch.full_like(scale.std, math.log(_FIRST_SPREAD)))
+        self.shift = nn.Parameter(torch.zeros_like(scale.mean))
+        self.log_gain = nn.Parameter(torch.zeros_like(scale.std))
+
+    @classmethod
+    def build(cls, view: AttackerView, observed: Tensor, rng: Rng) -> _Substitute:
+        """Of the granted architecture, or a plain one; scaled as the overheard releases are."""
+        scale = Standardise(view.release_spec).to(observed.device)
+        scale.fit([observed])
+        if view.threat.allows("architecture"):
+            encoder = view.architecture(rng.child("weights"))
+            with torch.no_grad():
+                fits = tuple(encoder(torch.zeros(2, *view.input_shape)).shape[1:]) == view.release_spec.shape
+        else:
+            fits = False
+        if not fits:  # the mechanism changes the shape, or the architecture is not granted
+            with rng.child("weights").scoped():
+                encoder = PlainEncoder(view.input_shape, view.release_spec)
+        made = cls(encoder, scale, view.release_spec).to(observed.device).train()
+        made.calibrate(view.auxiliary.get(torch.arange(min(_CALIBRATION, len(view.auxiliary)))))
+        return made
+
+    def forward(self, x: Tensor, key: Rng) -> Tensor:
+        """Pictures to releases under noise of this key."""
+        z = self.encoder(x)
+        noise = self.scale.std * torch.randn(z.shape, generator=key.generator()).to(z)
+        released: Tensor = self.log_gain.exp() * z + self.shift + self.log_spread.exp() * noise
+        return released
+
+    def calibrate(self, x: Tensor) -> None:
+        """Begin with the overheard mean and spread of every channel, whatever the fresh weights make of pictures."""
+        own = Standardise(self.release).to(x.device)
+        with torch.no_grad():
+            own.fit([self.encoder(x)])
+            self.log_gain.copy_((self.scale.std / own.std).log())
+            self.shift.copy_(self.scale.mean - self.log_gain.exp() * own.mean)
+
+    def scaled(self, r: Tensor) -> Tensor:
+        """Releases as rows, every channel of mean 0 and variance 1 in the overheard ones."""
+        rows: Tensor = self.scale(r).flatten(1)
+        return rows
+
+
+def _task(reply: Tensor, labels: Tensor | None) -> Tensor:
+    logits = reply.flatten(1)
+    if labels is not None:
+        return functional.cross_entropy(logits, labels)
+    shares = logits.softmax(1)
+    sure = -(shares * logits.log_softmax(1)).sum(1).mean()
+    spread = shares.mean(0)
+    return sure + (spread * spread.clamp_min(1e-12).log()).sum()
+
+
+def kernel_discrepancy(a: Tensor, b: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy under a sum of Gaussian kernels, biased: ``mean k(a, a) + k(b, b) - 2 k(a, b)``.
+
+    Args:
+        a: ``(n, q)``.
+        b: ``(m, q)``.
+
+    Returns:
+        Scalar, >= 0; 0 where both are the same rows.
+
+    Example:
+        >>> rows = torch.eye(3)
+        >>> float(kernel_discrepancy(rows, rows)) < 1e-6, float(kernel_discrepancy(rows, rows + 1)) > 0.1
+        (True, True)
+
+    Reference:
+        Gretton et al.: A Kernel Two-Sample Test, JMLR 2012, eq. 5.
+    """
+    rows = torch.cat([a, b])
+    squares = torch.cdist(rows, rows).square()
+    level = squares.detach().mean().clamp_min(torch.finfo(squares.dtype).tiny)
+    kernels = torch.stack([(-squares / (2 * bandwidth * level)).exp() for bandwidth in _BANDWIDTHS]).mean(0)
+    n = len(a)
+    return kernels[:n, :n].mean() + kernels[n:, n:].mean() - 2 * kernels[:n, n:].mean()
+
+
+def _endless(count: int, batch: int, rng: Rng) -> Iterator[Tensor]:
+    """Indices in random order, batch after batch, for ever."""
+    turn = 0
+    while True:
+        order = torch.randperm(count, generator=rng.child(turn).generator())
+        yield from torch.split(order, batch)
+        turn += 1
