@@ -203,6 +203,11 @@ ATTACKS.add(
 )
 
 ATTACKS.add(
+    "gan_prior",
+    "splitveil.attacks.gan_prior:GanPrior",
+    "search among pictures that a generator draws, trained on auxiliary ones",
+)
+ATTACKS.add(
     "image_prior",
     "splitveil.attacks.image_prior:ImagePrior",
     "search for an untrained network that draws the picture",

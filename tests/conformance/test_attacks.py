@@ -28,6 +28,7 @@ from splitveil.threats import ThreatModel
 PARAMS: dict[str, dict[str, Any]] = {
     "attribute": {"width": 4, "epochs": 2, "batch_size": 16},
     "decoder": {"channels": 8, "blocks": 1, "epochs": 2, "batch_size": 16},
+    "gan_prior": {"latent": 4, "channels": 4, "epochs": 1, "batch_size": 16, "steps": 3, "restarts": 2},
     "identify": {"embedding": 4, "width": 4, "epochs": 2, "batch_size": 16},
     "mean_image": {},
     "class_mean": {},

@@ -119,11 +119,13 @@ def strong(recipe: Recipe) -> Suite:
     warm = _entry("optimise", prior="tv", steps=1000, warm_start="decoder", decoder=dict(recipe.attack.params))
     return Suite(
         "strong",
-        "ten attacks; hours on two cores, made for a GPU",
+        "twelve attacks; hours on two cores, made for a GPU",
         (
             *standard(recipe).entries,
             replace(_entry("optimise", steps=1000, restarts=4), pictures=_SEARCHED),
             replace(warm, pictures=_SEARCHED),
+            _entry("shadow", **recipe.attack.params),
+            replace(_entry("gan_prior", steps=1000), pictures=_SEARCHED),
             replace(_entry("image_prior", steps=1000), pictures=_SEARCHED),
             replace(_entry("unsplit"), pictures=_SEARCHED),
         ),
