@@ -24,8 +24,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     options = parser.parse_args()
-    cells = plan_cells(DEFENSES, data=options.data, grid=GRID, seeds=SEEDS, recipe="quick")
+    cells = plan_cells(DEFENSES, data=options.data, grid=GRID, seeds=options.seeds, recipe="quick")
     with make_board(len(cells)) as board:
         record = compare(cells, options.out, board=board, recipe="quick")
     build_comparison_report(record, options.out, options.out / "report.html")
