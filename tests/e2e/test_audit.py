@@ -142,7 +142,19 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_encoder_that_sends_the_picture_is_invalid(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "audit"
-    words = ["torch.nn:Flatten", "--data", "digits", "--limit", "300", "--suite", "toy", "--out", out]
+    words = [
+        "torch.nn:Flatten",
+        "--data",
+        "digits",
+        "--limit",
+        "300",
+        "--suite",
+        "toy",
+        "--out",
+        out,
+        "--observations",
+        "1",
+    ]
     code, said, err = run("audit", *words, "--json", "--strict")
     assert (code, "is not valid" in err) == (1, True)
     [found] = json.loads(said)

@@ -54,6 +54,7 @@ class AuditRecord(Frozen):
         seed: of all attacks.
         pictures: that scores are taken on.
         attacks: every attack that ran.
+        needs: by attack, what its attacker must hold.
         recognition_ceiling: how many of the originals the judge recognises that looks at reconstructions; None
             without labels.
         skipped: what did not run, and why.
@@ -73,6 +74,7 @@ class AuditRecord(Frozen):
     seed: int
     pictures: int
     attacks: tuple[AttackResult, ...]
+    needs: dict[str, tuple[str, ...]]
     recognition_ceiling: MetricResult | None = None
     skipped: dict[str, str]
     worst: dict[str, Worst]

@@ -15,7 +15,7 @@ from splitveil.attacks.storage import load_inverter
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.audit import controls
 from splitveil.audit.judges import RECOGNISED, likeness_judge, recognition_judge
-from splitveil.audit.judging import worst_scores
+from splitveil.audit.judging import needs_of, worst_scores
 from splitveil.audit.record import AuditRecord, ControlResult
 from splitveil.audit.reference import reference_subject
 from splitveil.audit.suites import Entry, Suite, load_suite
@@ -234,6 +234,7 @@ def _assemble(
         seed=target.seed,
         pictures=len(target.test),
         attacks=tuple(results),
+        needs={attack.key: tuple(needs_of(attack)) for attack in results},
         skipped=skipped,
         worst=worst_scores(results),
         controls=checks,

@@ -146,7 +146,7 @@ def _show(found: AuditRecord) -> None:
     for column in ("attack", "MSE", "PSNR dB", "SSIM", *beyond, "needs", "queries", "converged"):
         table.add_column(column, justify="left" if column in ("attack", "needs") else "right")
     for attack in sorted(found.attacks, key=lambda item: item.metrics["mse"].mean):
-        table.add_row(*_row(attack, beyond))
+        table.add_row(*_row(attack, found.needs[attack.key], beyond))
     typer.echo(f"audit of {found.subject}: suite {found.suite}, {found.pictures} pictures")
     if found.status != "valid":
         typer.echo(f"{found.status.upper()}: see the controls below before you read a number")
@@ -163,9 +163,7 @@ def _show(found: AuditRecord) -> None:
         typer.echo(f"  {control.state:<14} {control.title}: {control.detail}")
 
 
-def _row(attack: AttackResult, beyond: Sequence[str]) -> list[str]:
-    from splitveil.audit.judging import needs_of
-
+def _row(attack: AttackResult, needs: Sequence[str], beyond: Sequence[str]) -> list[str]:
     cells = [
         f"{(item := attack.metrics[name]).mean:.{digits}f} ±{(item.high - item.low) / 2:.{digits}f}"
         for name, digits in (("mse", 4), ("psnr", 2), ("ssim", 3))
@@ -173,7 +171,7 @@ def _row(attack: AttackResult, beyond: Sequence[str]) -> list[str]:
     learned = {True: "yes", False: "no", None: "-"}[attack.converged]
     judged = [attack.beyond_pixels.get(name) for name in beyond]
     more = ["-" if score is None else f"{score.mean:.3f}" for score in judged]
-    return [_label(attack), *cells, *more, ", ".join(needs_of(attack)), str(attack.facts["queries"]), learned]
+    return [_label(attack), *cells, *more, ", ".join(needs), str(attack.facts["queries"]), learned]
 
 
 def _label(attack: AttackResult) -> str:

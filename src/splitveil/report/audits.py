@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from splitveil.audit.judging import needs_of
 from splitveil.audit.record import FILE, AuditRecord
 from splitveil.records import AttackResult
 from splitveil.report.runs import METRIC_NAMES, Run
@@ -85,4 +84,4 @@ def _row(attack: AttackResult, found: AuditRecord) -> AuditRow:
             cells.append(Cell(amount(name, result), interval(name, result), "best" if is_worst else ""))
     told = [value for value in attack.attack.params.values() if isinstance(value, str)]
     learned = DASH if attack.converged is None else scalar(attack.converged)
-    return AuditRow(" ".join([attack.attack.name, *told]), tuple(cells), joined(needs_of(attack)), learned)
+    return AuditRow(" ".join([attack.attack.name, *told]), tuple(cells), joined(list(found.needs[attack.key])), learned)

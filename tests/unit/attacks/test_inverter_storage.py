@@ -130,7 +130,7 @@ def test_any_choice_comes_back(architecture: str, standardise: str, tmp_path: Pa
     inverter.standardise.fit([releases(20, (3, 4, 4))])
     save_inverter(tmp_path / "a", inverter, {})
     loaded = load_inverter(tmp_path / "a")
-    assert loaded.choices == {"architecture": architecture, "standardise": standardise}
+    assert loaded.choices == {"architecture": architecture, "standardise": standardise, "reads": "values"}
     r = releases(3, (3, 4, 4))
     assert torch.equal(loaded.invert(r), inverter.invert(r))
 

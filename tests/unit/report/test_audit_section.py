@@ -28,6 +28,7 @@ def audited(record: RunRecord, status: Status = "valid") -> AuditRecord:
         seed=0,
         pictures=200,
         attacks=attacks,
+        needs={attack.key: ("pairs",) for attack in attacks},
         skipped={"optimise": "needs weights"},
         worst=worst_scores(attacks),
         controls=(ControlResult(name="attack_works", title="The attack works", state=state, detail="it does <b>"),),
