@@ -187,6 +187,7 @@ DEFENSES.add(
 
 ATTACKS = Registry("attack", "splitveil.attacks")
 ATTACKS.add("decoder", "splitveil.attacks.decoder:Decoder", "inverse network trained on auxiliary pictures")
+ATTACKS.add("committee", "splitveil.attacks.committee:Committee", "several decoders, and the mean of their pictures")
 ATTACKS.add("mean_image", "splitveil.attacks.controls:MeanImage", "control: always the mean picture")
 ATTACKS.add(
     "class_mean",
@@ -206,6 +207,11 @@ ATTACKS.add(
     "gan_prior",
     "splitveil.attacks.gan_prior:GanPrior",
     "search among pictures that a generator draws, trained on auxiliary ones",
+)
+ATTACKS.add(
+    "diffusion_prior",
+    "splitveil.attacks.diffusion_prior:DiffusionPrior",
+    "sample from a diffusion model of auxiliary pictures, fitted to the release",
 )
 ATTACKS.add(
     "image_prior",

@@ -27,6 +27,13 @@ from splitveil.threats import ThreatModel
 
 PARAMS: dict[str, dict[str, Any]] = {
     "attribute": {"width": 4, "epochs": 2, "batch_size": 16},
+    "committee": {
+        "members": [
+            {"channels": 4, "blocks": 1, "epochs": 1, "batch_size": 16},
+            {"channels": 4, "blocks": 1, "epochs": 1, "batch_size": 16, "architecture": "unet"},
+        ]
+    },
+    "diffusion_prior": {"channels": 8, "epochs": 1, "batch_size": 16, "steps": 3, "samples": 2},
     "decoder": {"channels": 8, "blocks": 1, "epochs": 2, "batch_size": 16},
     "gan_prior": {"latent": 4, "channels": 4, "epochs": 1, "batch_size": 16, "steps": 3, "restarts": 2},
     "identify": {"embedding": 4, "width": 4, "epochs": 2, "batch_size": 16},
@@ -119,7 +126,7 @@ def test_it_reads_any_kind_of_release(name: str, case: str) -> None:
         assert found.dtype == torch.float32
         assert bool(found.isfinite().all())
         assert not found.requires_grad
-        torch.testing.assert_close(read(fitted, r)[:1], read(fitted, r[:1]), rtol=0.0, atol=1e-5)
+        torch.testing.assert_close(read(fitted, r)[:1], read(fitted, r[:1]), rtol=0.0, atol=1e-4)
 
 
 @each_attack

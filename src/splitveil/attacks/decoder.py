@@ -37,6 +37,8 @@ class Decoder(DecoderAttack):
         val_share: share of the auxiliary pictures held out.
         architecture: ``residual``, ``unet`` or ``tokens``.
         standardise: ``affine`` per channel, or ``whiten`` the channels' correlations too.
+        crop: shift pictures by up to so many pixels, anew in every epoch; black comes in at the edges.
+        flip: mirror half of the pictures, anew in every epoch.
 
     Raises:
         SpecError: a value out of range.

@@ -15,14 +15,21 @@ from splitveil.attacks.inverters import DecoderInverter, mean_picture
 from splitveil.attacks.standardise import Standardisation, check_standardisation
 from splitveil.attacks.view import AttackerView, AuxiliaryPictures
 from splitveil.contracts import Attack, Inverter
+from splitveil.data.augment import augment
 from splitveil.errors import SpecError, TrainingError
 from splitveil.nets.decoders import DecoderArchitecture, check_architecture
 from splitveil.rng import Rng
 
-__all__ = ["DecoderAttack", "Pairs", "Releases", "converged", "split"]
+__all__ = ["DecoderAttack", "Moved", "Pairs", "Release", "Releases", "converged", "split"]
 
 Pairs = Callable[[Tensor, Rng], tuple[Tensor, Tensor]]
 """Indices ``(m,)`` of auxiliary pictures and a key of the noise to pictures and their releases."""
+
+Moved = Callable[[Tensor, Rng], tuple[Tensor, Tensor]]
+"""Pictures ``(m, c, h, w)`` and a key to pictures that are moved, and the releases of these."""
+
+Release = Callable[[Tensor, Rng], Tensor]
+"""Pictures ``(m, c, h, w)`` and a key of the noise to their releases."""
 
 _FEWEST_PICTURES = 8
 _STATISTICS = 4096  # pictures whose releases fit the standardisation
@@ -47,6 +54,11 @@ class DecoderAttack(Attack):
         val_share: share of the auxiliary pictures held out.
         architecture: ``residual``, ``unet`` or ``tokens``.
         standardise: ``affine`` per channel, or ``whiten`` the channels' correlations too.
+        crop: shift pictures by up to so many pixels, anew in every epoch; black comes in at the edges.
+        flip: mirror half of the pictures, anew in every epoch.
+
+    Shifted and mirrored pictures need releases of their own: an attacker who may not ask for them learns from its
+    pictures as they are.
 
     Raises:
         SpecError: a value out of range.
@@ -62,6 +74,8 @@ class DecoderAttack(Attack):
     val_share: float = 0.1
     architecture: DecoderArchitecture = "residual"
     standardise: Standardisation = "affine"
+    crop: int = 0
+    flip: bool = False
 
     def __post_init__(self) -> None:
         if min(self.channels, self.blocks, self.epochs) < 1 or self.batch_size < _SMALLEST_BATCH:
@@ -70,22 +84,42 @@ class DecoderAttack(Attack):
             raise SpecError(f"expected lr > 0, weight_decay >= 0 and 0 < val_share < 1, got {self}")
         if self.patience is not None and self.patience < 1:
             raise SpecError(f"expected patience >= 1 or None, got {self.patience}")
+        if self.crop < 0:
+            raise SpecError(f"expected crop >= 0, got {self.crop}")
         check_architecture(self.architecture)
         check_standardisation(self.standardise)
 
-    def _plan(self, view: AttackerView, rng: Rng, pairs: Pairs | None = None) -> Releases:
+    def _plan(self, view: AttackerView, rng: Rng, reads: Callable[[Tensor], Tensor] = lambda r: r) -> Releases:
         """How many pictures the budget pays for, and whether each epoch may have its own releases.
 
         Args:
             view: of the attacker.
             rng: key of the split, of order and noise.
-            pairs: what is learned from; the view's own by default.
+            reads: what the attack makes of releases.
         """
+
+        def pairs(indices: Tensor, key: Rng) -> tuple[Tensor, Tensor]:
+            x, r = view.pairs(indices, key)
+            return x, reads(r)
+
         observations, left = view.threat.observations, view.queries_left
         fit, val = split(view.affordable(_FEWEST_PICTURES), len(view.auxiliary), self.val_share, rng)
         cost = (self.epochs * len(fit) + len(val) + min(len(fit), _STATISTICS)) * observations
         fresh = view.threat.allows("query") and (left is None or cost <= left)
-        return Releases(view.auxiliary, pairs or view.pairs, fit, val, self.batch_size, rng, fresh=fresh)
+        moved = self._moved(lambda x, key: reads(view.release(x, key)))
+        return Releases(view.auxiliary, pairs, fit, val, self.batch_size, rng, fresh=fresh, moved=moved)
+
+    def _moved(self, release: Release) -> Moved | None:
+        """Pictures and a key to shifted and mirrored ones and their releases; None where nothing moves."""
+        if not (self.crop or self.flip):
+            return None
+
+        def move(x: Tensor, key: Rng) -> tuple[Tensor, Tensor]:
+            drawn = key.child("moved").generator()
+            x = augment(x, crop=self.crop, flip=self.flip, rotation=0.0, generator=drawn)
+            return x, release(x, key)
+
+        return move
 
     def _train(self, view: AttackerView, releases: Releases, rng: Rng, reads: str = "values") -> DecoderInverter:
         """A network trained on these releases, in evaluation mode; its facts say how it went."""
@@ -113,6 +147,7 @@ class DecoderAttack(Attack):
             "parameters": sum(parameter.numel() for parameter in inverter.parameters()),
             "pictures": len(releases),
             "fresh_noise": releases.fresh,
+            "moved": releases.moves,
             "queries": view.queries,
         }
         return inverter
@@ -164,6 +199,8 @@ class Releases:
         batch_size: of the batches, at most.
         rng: key of order and noise.
         fresh: draw releases anew in every epoch; each picture has one release otherwise.
+        moved: from pictures, not indices, to pictures moved anew in every epoch and their releases; used where these
+            are fresh.
     """
 
     def __init__(
@@ -176,11 +213,18 @@ class Releases:
         rng: Rng,
         *,
         fresh: bool,
+        moved: Moved | None = None,
     ) -> None:
         self._auxiliary, self._pairs, self._fit_indices, self._val_indices = auxiliary, pairs, fit, val
         self._batch_size, self._rng, self.fresh = batch_size, rng, fresh
+        self._moved = moved if fresh else None
         self._val = self._draw(val, rng.child("validation"))
         self._stored = None if fresh else self._draw(fit, rng.child("stored"))
+
+    @property
+    def moves(self) -> bool:
+        """Whether pictures are shifted or mirrored."""
+        return self._moved is not None
 
     def __len__(self) -> int:
         return len(self._fit_indices) + len(self._val_indices)
@@ -206,9 +250,11 @@ class Releases:
         count = len(self._fit_indices)
         order = torch.randperm(count, generator=self._rng.child("order", epoch).generator())
         for step, places in enumerate(order.tensor_split(-(-count // self._batch_size))):
-            indices = self._fit_indices[places]
-            if self._stored is None:
-                yield self._pairs(indices, self._rng.child("noise", epoch, step))
+            indices, key = self._fit_indices[places], self._rng.child("noise", epoch, step)
+            if self._moved is not None:
+                yield self._moved(self._auxiliary.get(indices), key)
+            elif self._stored is None:
+                yield self._pairs(indices, key)
             else:
                 yield self._auxiliary.get(indices), self._stored[places.to(self._stored.device)]
 

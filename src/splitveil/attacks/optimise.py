@@ -123,8 +123,8 @@ class Optimise(Attack):
     def _begin(self, view: AttackerView, rng: Rng) -> Callable[[Tensor], Tensor] | None:
         if self.warm_start is None:
             return None
-        inverter: Decoder = build(Decoder, self.decoder, "the decoder of attack 'optimise'")
-        return inverter.fit(view, rng.child("warm start")).invert
+        decoder: Decoder = build(Decoder, self.decoder, "the decoder of attack 'optimise'")
+        return view.borrow(decoder, rng.child("warm start")).invert
 
 
 def trusted_variance(channel: KnownChannel) -> Tensor:

@@ -74,14 +74,19 @@ class Shadow(DecoderAttack):
         held = attacker_view(view)
         substitute, history = self._shadow(held, rng.child("shadow"))
 
+        def release(x: Tensor, key: Rng) -> Tensor:
+            with torch.no_grad():
+                r: Tensor = substitute(x, key)
+            return r
+
         def pairs(indices: Tensor, key: Rng) -> tuple[Tensor, Tensor]:
             x = held.auxiliary.get(indices)
-            with torch.no_grad():
-                return x, substitute(x, key)
+            return x, release(x, key)
 
         count = len(held.auxiliary)  # pairs of the substitute are free, however many
         fit, val = split(count, count, self.val_share, rng)
-        releases = Releases(held.auxiliary, pairs, fit, val, self.batch_size, rng, fresh=True)
+        moved = self._moved(release)
+        releases = Releases(held.auxiliary, pairs, fit, val, self.batch_size, rng, fresh=True, moved=moved)
         inverter = self._train(held, releases, rng)
         inverter.facts["shadow"] = history
         return inverter

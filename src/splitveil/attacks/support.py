@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from splitveil.attacks.fitting import DecoderAttack
 from splitveil.attacks.inverters import DecoderInverter, support
 from splitveil.attacks.view import attacker_view
@@ -33,9 +31,4 @@ class Support(DecoderAttack):
 
     def _fit(self, view: View, rng: Rng) -> DecoderInverter:
         held = attacker_view(view)
-
-        def pairs(indices: Tensor, key: Rng) -> tuple[Tensor, Tensor]:
-            x, r = held.pairs(indices, key)
-            return x, support(r)
-
-        return self._train(held, self._plan(held, rng, pairs), rng, reads="support")
+        return self._train(held, self._plan(held, rng, support), rng, reads="support")

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from splitveil.attacks.observing import observe
 from splitveil.attacks.subjects import ModelSubject
-from splitveil.contracts import FeatureSpec, GaussianChannel, NoiseSource, NoiseSpec, Subject, View
+from splitveil.contracts import (
+    Attack,
+    FeatureSpec,
+    GaussianChannel,
+    Inverter,
+    NoiseSource,
+    NoiseSpec,
+    Subject,
+    View,
+)
 from splitveil.data.loader import Pictures
 from splitveil.data.paired import PairedPictures
 from splitveil.errors import ContractError, InputError, ThreatModelError
@@ -65,6 +74,8 @@ class AttackerView:
         rng: key of the releases that are drawn once and for all, where only pairs are granted.
         observed: releases that passed the wire, of pictures that nobody but the edge has seen; None for none. Whoever
             holds the tail sees them anyway.
+        lender: fits an attack that another builds on, once for all who ask, and says what that cost in queries; None
+            lets each attack fit its own.
 
     Raises:
         ThreatModelError: the threat grants what the subject cannot offer, or more observations than the pairs hold.
@@ -82,6 +93,7 @@ class AttackerView:
         auxiliary: Pictures | None,
         rng: Rng,
         observed: Callable[[], Tensor] | None = None,
+        lender: Callable[[Attack], tuple[Inverter, int]] | None = None,
     ) -> None:
         missing = sorted(threat.grants - subject.offers)
         if missing:
@@ -96,13 +108,28 @@ class AttackerView:
                 "of each picture; attack with one, or combine several before they are stored"
             )
         self._subject, self._auxiliary, self._rng = subject, auxiliary, rng
-        self._observed = observed
+        self._observed, self._lender = observed, lender
         self._paired: Tensor | None = None
         self.threat = threat
         self.input_shape: tuple[int, ...] = subject.input_shape
         self.release_spec: FeatureSpec = subject.release_spec
         self.queries = 0
         self.progress: Callable[[dict[str, Any]], None] | None = None
+
+    def borrow(self, attack: Attack, rng: Rng) -> Inverter:
+        """An attack of the same attacker, to build on; fitted once for all who ask.
+
+        Under a query budget each attack is an attacker with a budget of its own, and fits what it needs itself.
+
+        Args:
+            attack: what to fit.
+            rng: key of the fit, where nobody lends.
+        """
+        if self._lender is None or self.threat.query_budget is not None:
+            return attack.fit(self, rng)
+        inverter, queries = self._lender(attack)
+        self.queries += queries
+        return inverter
 
     def release(self, x: Tensor, rng: Rng) -> Tensor:
         """Ask for releases of pictures of the attacker's choice; costs one query per picture and observation.

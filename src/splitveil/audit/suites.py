@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any, cast
 
 from splitveil.contracts import Attack
@@ -52,6 +53,8 @@ class Entry:
             return f"needs {', '.join(missing)}"
         if configured.needs_auxiliary and granted.auxiliary == "none":
             return "needs pictures of its own"
+        if configured.package is not None and find_spec(configured.package[0]) is None:
+            return f"needs splitveil[{configured.package[1]}] to be installed"
         if self.observations > granted.observations:
             return f"needs {self.observations} releases of one picture"
         if self.duplicates == "exact" and self.observations > 1 and granted.duplicates == "near":
@@ -100,13 +103,18 @@ def quick(recipe: Recipe) -> Suite:
 
 
 def standard(recipe: Recipe) -> Suite:
-    """The same, a U-Net on whitened releases, a search, and the decoder on many releases and near duplicates."""
+    """The same, a U-Net on whitened releases, the two decoders together, a search, many releases and near duplicates.
+
+    The U-Net learns from pictures that are shifted and mirrored as those of the recipe's training are.
+    """
+    unet = _unet(recipe)
     return Suite(
         "standard",
-        "six attacks; 20 minutes for 12,000 small pictures on two cores",
+        "seven attacks; 20 minutes for 12,000 small pictures on two cores",
         (
             *quick(recipe).entries,
-            _entry("decoder", **{**recipe.attack.params, "architecture": "unet", "standardise": "whiten"}),
+            _entry("decoder", **unet),
+            *_together(recipe.attack, unet),
             replace(_entry("optimise", steps=200), pictures=_SEARCHED),
             Entry(recipe.attack, observations=16),
             Entry(recipe.attack, observations=16, duplicates="near"),
@@ -115,21 +123,42 @@ def standard(recipe: Recipe) -> Suite:
 
 
 def strong(recipe: Recipe) -> Suite:
-    """The same, longer searches from many starts, and a search from the decoder's pictures."""
+    """The same, wider and longer decoders, searches from many starts, and all attacks of another kind."""
+    unet, wide = _unet(recipe), _wide(recipe)
     warm = _entry("optimise", prior="tv", steps=1000, warm_start="decoder", decoder=dict(recipe.attack.params))
     return Suite(
         "strong",
-        "twelve attacks; hours on two cores, made for a GPU",
+        "fifteen attacks; hours on two cores, made for a GPU",
         (
             *standard(recipe).entries,
+            _entry("decoder", **wide),
+            *_together(recipe.attack, unet, wide),
             replace(_entry("optimise", steps=1000, restarts=4), pictures=_SEARCHED),
             replace(warm, pictures=_SEARCHED),
             _entry("shadow", **recipe.attack.params),
             replace(_entry("gan_prior", steps=1000), pictures=_SEARCHED),
+            replace(_entry("diffusion_prior"), pictures=_SEARCHED),
             replace(_entry("image_prior", steps=1000), pictures=_SEARCHED),
             replace(_entry("unsplit"), pictures=_SEARCHED),
         ),
     )
+
+
+def _unet(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's decoder as a U-Net that sees more pictures than there are, on releases without correlations."""
+    moves = {"crop": recipe.training.augment.crop, "flip": recipe.training.augment.flip}
+    return {**recipe.attack.params, "architecture": "unet", "standardise": "whiten", **moves}
+
+
+def _wide(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's decoder, twice as wide and trained twice as long, on more pictures than there are."""
+    params = recipe.attack.params
+    size = {"channels": 2 * int(params["channels"]), "epochs": 2 * int(params["epochs"])}
+    return {**_unet(recipe), "architecture": "residual", **size}
+
+
+def _together(attack: PlugInSpec, *more: dict[str, Any]) -> tuple[Entry, ...]:
+    return (_entry("committee", members=[dict(attack.params), *more]),) if attack.name == "decoder" else ()
 
 
 def _entry(name: str, **params: Any) -> Entry:

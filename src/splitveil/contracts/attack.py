@@ -131,11 +131,13 @@ class AttackBase(ABC, Generic[Fitted]):
         name: of the registry.
         needs: what the attacker must hold.
         needs_auxiliary: whether it must have pictures of its own; a property where that depends on the configuration.
+        package: what it imports beyond the core, and the extra that installs it.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[Grant]]
     needs_auxiliary: bool = True
+    package: ClassVar[tuple[str, str] | None] = None
 
     def fit(self, view: View, rng: Rng) -> Fitted:
         """Learn from what the view grants.

@@ -154,10 +154,7 @@ def fit_and_score(
         )
     key, listener = attack_key(attack, threat, target.seed, pictures), observer or Observer()
     started, places = time.monotonic(), target.places(pictures)
-    rng = target.rng.child(attack.name)
-    view = target.view(threat, attack.name)
-    view.progress = _Progress(listener)
-    inverter = configured.fit(view, rng.child("fit"))
+    inverter, queries = target.fit(configured, threat, _Progress(listener))
     listener.stop()
     drawn, scores = target.score(inverter, threat, places)
     metrics, controls = summarise(scores, target.rng), target.controls(threat, places)
@@ -174,7 +171,11 @@ def fit_and_score(
             metrics["mse"].mean < item["mse"].mean for name, item in controls.items() if name != attack.name
         ),
         converged=inverter.facts.get("converged"),
-        facts={**inverter.facts, "queries": view.queries, "auxiliary_pictures": 0 if held is None else len(held)},
+        facts={
+            **inverter.facts,
+            "queries": queries or int(inverter.facts.get("queries", 0)),
+            "auxiliary_pictures": 0 if held is None else len(held),
+        },
         samples=f"samples/{key}.safetensors",
         elapsed_s=time.monotonic() - started,
     )

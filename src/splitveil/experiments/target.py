@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
+from splitveil.attacks.inverters import FittedInverter
 from splitveil.attacks.view import AttackerView
 from splitveil.contracts import Attack, Inverter, Subject
 from splitveil.data.loader import Pictures
@@ -84,6 +85,7 @@ class Target:
         self._tables: dict[tuple[str, str | None], Pictures | None] = {}
         self._releases: dict[tuple[int, str], Tensor] = {}
         self._controls: dict[str, dict[str, dict[str, Tensor]]] = {}
+        self._fitted: dict[tuple[str, str], Inverter] = {}
 
     def auxiliary(self, threat: ThreatModel) -> Pictures | None:
         """The attacker's own pictures."""
@@ -100,7 +102,25 @@ class Target:
             auxiliary=self.auxiliary(threat),
             rng=self.rng.child("view", *names),
             observed=None if self._traffic is None else partial(self._overheard, self._traffic, threat),
+            lender=partial(self._lend, threat),
         )
+
+    def fit(
+        self, attack: Attack, threat: ThreatModel, progress: Callable[[dict[str, Any]], None] | None = None
+    ) -> tuple[Inverter, int]:
+        """A fitted attack, and the queries that this call cost: none where a network was learned by an earlier call."""
+        key = (repr(attack), repr(threat))
+        if key in self._fitted:
+            return self._fitted[key], 0
+        view = self.view(threat, attack.name)
+        view.progress = progress
+        inverter = attack.fit(view, self.rng.child(attack.name, "fit"))
+        if isinstance(inverter, FittedInverter):  # a search has nothing to keep but the facts of its last use
+            self._fitted[key] = inverter
+        return inverter, view.queries
+
+    def _lend(self, threat: ThreatModel, attack: Attack) -> tuple[Inverter, int]:
+        return self.fit(attack, threat)
 
     def _overheard(self, traffic: Pictures, threat: ThreatModel) -> Tensor:
         """Releases of the traffic, drawn once for what a threat model lets an attacker see of a picture."""
