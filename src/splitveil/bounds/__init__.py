@@ -1,7 +1,42 @@
-"""Bounds on what a release can tell: pure functions of features and noise."""
+"""Bounds on what a release can tell, and on what attackers can do with it: pure functions of features and noise."""
 
-from splitveil.bounds.capacity import capacity_ball, capacity_box
+from splitveil.bounds.capacity import capacity_ball, capacity_box, payload_information
+from splitveil.bounds.distortion import DITHER_MSE, blocks, entropy_power, shannon, undithered
+from splitveil.bounds.fisher import continuity, fisher_rows, spectrum, unbiased, van_trees
 from splitveil.bounds.heldout import HeldOut, held_out_information
+from splitveil.bounds.identification import (
+    binary_relative_entropy,
+    demonstrated_information,
+    identification,
+    identification_information,
+    utility_floor,
+)
 from splitveil.bounds.information import information_bound
+from splitveil.bounds.statements import Certificate, Estimate, Statement
 
-__all__ = ["HeldOut", "capacity_ball", "capacity_box", "held_out_information", "information_bound"]
+__all__ = [
+    "van_trees",
+    "unbiased",
+    "spectrum",
+    "fisher_rows",
+    "continuity",
+    "DITHER_MSE",
+    "Certificate",
+    "Estimate",
+    "HeldOut",
+    "Statement",
+    "binary_relative_entropy",
+    "blocks",
+    "capacity_ball",
+    "capacity_box",
+    "demonstrated_information",
+    "entropy_power",
+    "held_out_information",
+    "identification",
+    "identification_information",
+    "information_bound",
+    "payload_information",
+    "shannon",
+    "undithered",
+    "utility_floor",
+]

@@ -7,7 +7,7 @@ import math
 from splitveil.contracts import positive
 from splitveil.errors import SpecError
 
-__all__ = ["capacity_ball", "capacity_box"]
+__all__ = ["capacity_ball", "capacity_box", "payload_information"]
 
 
 def capacity_box(q: int, width: float, noise_std: float, observations: int = 1) -> float:
@@ -51,6 +51,22 @@ def capacity_ball(q: int, radius: float, noise_std: float, observations: int = 1
     """
     s = _check(q, noise_std, observations)
     return 0.5 * q * math.log1p((positive(radius, "radius") / s) ** 2 / q)
+
+
+def payload_information(payload_bytes: int, observations: int = 1) -> float:
+    """Nats that so many bytes on the wire can carry: ``I <= ln 2 * 8 * bytes * n``, whatever is in them.
+
+    Args:
+        payload_bytes: of one release.
+        observations: n releases of the same picture.
+
+    Example:
+        >>> round(payload_information(64), 1)
+        354.9
+    """
+    if payload_bytes < 1 or observations < 1:
+        raise SpecError(f"expected payload_bytes and observations >= 1, got {payload_bytes} and {observations}")
+    return math.log(2) * 8 * payload_bytes * observations
 
 
 def _check(q: int, noise_std: float, observations: int) -> float:

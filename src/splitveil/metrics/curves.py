@@ -179,10 +179,10 @@ class TradeOff:
 
     @cached_property
     def _curve(self) -> PchipInterpolator:
-        return PchipInterpolator(self.accuracy, self.mse_db)  # type: ignore[no-untyped-call]
+        return PchipInterpolator(self.accuracy, self.mse_db)
 
     def _area(self, start: float, end: float) -> float:
-        return float(self._curve.integrate(start, end))  # type: ignore[no-untyped-call]
+        return float(self._curve.integrate(start, end))
 
     def _invert(self, mse_db: float) -> float:
         piece = int(np.searchsorted(-np.array(self.mse_db), -mse_db, side="right")) - 1  # last knot not below
@@ -196,7 +196,7 @@ class TradeOff:
 
         if above(width) >= 0:  # by rounding
             return self.accuracy[piece + 1]
-        return self.accuracy[piece] + float(brentq(above, 0.0, width, xtol=1e-15))  # type: ignore[no-untyped-call]
+        return self.accuracy[piece] + float(brentq(above, 0.0, width, xtol=1e-15))
 
 
 @dataclass(frozen=True)
