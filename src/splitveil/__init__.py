@@ -21,6 +21,7 @@ _LAZY = {
     "ThreatModel": "splitveil.threats:ThreatModel",
     "attack": "splitveil.experiments.api:attack",
     "audit": "splitveil.audit:",
+    "certify": "splitveil.certificates.api:certify",
     "defenses": "splitveil.defenses:",
     "factory": "splitveil.experiments.api:factory",
     "load_data": "splitveil.data:load_data",
@@ -40,6 +41,7 @@ __all__ = [
     "ThreatModel",
     "attack",
     "audit",
+    "certify",
     "defenses",
     "factory",
     "load_data",
@@ -52,6 +54,7 @@ __all__ = [
 if TYPE_CHECKING:
     from splitveil import defenses as defenses
     from splitveil.audit.api import audit as audit
+    from splitveil.certificates.api import certify as certify
     from splitveil.data import load_data as load_data
     from splitveil.errors import SplitveilError as SplitveilError
     from splitveil.experiments.api import attack as attack

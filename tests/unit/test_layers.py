@@ -18,7 +18,7 @@ LAYERS = (
     ("data", "nets", "metrics", "mixtures", "bounds"),
     ("split", "defenses"),
     ("training", "attacks"),
-    ("records", "audit", "experiments"),
+    ("records", "audit", "certificates", "experiments"),
     ("report", "export", "cloud"),
     ("cli", "__main__"),
 )

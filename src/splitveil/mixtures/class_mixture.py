@@ -206,7 +206,10 @@ class ClassMixture(nn.Module):
         """
         away = mean - self.centroids.view(-1, self.q)[component]
         if self.covariance == "full":
-            whitened = torch.bmm(self.root[component], away.unsqueeze(2)).squeeze(2)
+            if self.components == 1:  # no copy of the root for each sample
+                whitened = away @ self.root[0].T
+            else:
+                whitened = torch.bmm(self.root[component], away.unsqueeze(2)).squeeze(2)
             return whitened.square().sum(1) + (variance * self.precision[component]).sum(1)
         squares = away.square() + variance
         if self.covariance != "low_rank":

@@ -1,0 +1,221 @@
+"""All attacks on CIFAR-10: undefended, noise at two levels, and CEM between them; does CEM's gain stand?
+
+``python -m benchmarks.attacks_cifar10 --runs runs/quick_cifar10/runs --out runs/attacks_cifar10`` audits seed 0 of what
+`benchmarks.quick_cifar10` trained with the suite ``standard``, then runs the paper's decoder attack and what
+``strong`` has besides. Stopped, it goes on where it was; ``--only`` does some of the models, to share the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from benchmarks.harness import publish
+from splitveil.audit.run import audit_run
+from splitveil.audit.suites import Entry, load_suite
+from splitveil.experiments.attacking import attack_key, attack_target, run_target
+from splitveil.experiments.recipes import load_recipe
+from splitveil.records import AttackResult, RunRecord
+from splitveil.specs import PlugInSpec
+from splitveil.threats import ThreatModel
+
+MODELS = {
+    "none": PlugInSpec(name="none"),
+    "gaussian .1": PlugInSpec(name="gaussian", params={"noise_std": 0.1}),
+    "gaussian .2": PlugInSpec(name="gaussian", params={"noise_std": 0.2}),
+    "cem": PlugInSpec(name="cem", params={"noise_std": 0.1, "weight": 0.2}),
+}
+STRONG_ON = ("none", "gaussian .2", "cem")
+PAPER = PlugInSpec(name="decoder")  # its defaults are the paper's: 64 channels, 8 blocks, 50 epochs
+WHITE_BOX = ThreatModel(ThreatModel.preset("white_box").grants, observations=16)
+SEARCH_STEPS = {"optimise": 200, "gan_prior": 200, "image_prior": 200}
+RESAMPLES = 2000
+
+
+def find_run(runs: Path, defense: PlugInSpec) -> RunRecord:
+    """The finished run of this defense with seed 0."""
+    for record in RunRecord.find(runs):
+        spec = record.spec
+        if spec.seed == 0 and record.finished and spec.defense == defense:
+            return record
+    raise SystemExit(f"expected a finished run of {defense} with seed 0 in '{runs}': run benchmarks.quick_cifar10")
+
+
+def open_copy(runs: Path, out: Path, name: str) -> RunRecord:
+    """A copy of the run, so that the comparison's own record stays what it was."""
+    folder = out / name.replace(" .", "-0")
+    if not folder.exists():
+        shutil.copytree(find_run(runs, MODELS[name]).path, folder)
+    return RunRecord(folder)
+
+
+def strong_entries(pictures: int) -> list[Entry]:
+    """What ``strong`` has beyond ``standard``, at budgets that two cores can pay: fewer steps, fewer pictures."""
+    recipe = load_recipe("quick")
+    known = load_suite("standard", recipe).entries
+    entries = [entry for entry in load_suite("strong", recipe).entries if entry not in known]
+    return [_shortened(entry, pictures) for entry in entries]
+
+
+def _shortened(entry: Entry, pictures: int) -> Entry:
+    params, steps = dict(entry.attack.params), SEARCH_STEPS.get(entry.attack.name)
+    if steps is not None:
+        params["steps"] = min(int(params.get("steps", steps)), steps)
+    if entry.attack.name == "diffusion_prior":
+        params |= {"epochs": 30, "steps": 25, "samples": 4}
+    searched = None if entry.pictures is None else pictures
+    return replace(entry, attack=PlugInSpec(name=entry.attack.name, params=params), pictures=searched)
+
+
+def work(name: str, record: RunRecord, undefended: RunRecord, pictures: int, parts: list[str]) -> None:
+    """Attack one model."""
+    recipe = load_recipe("quick")
+    if "standard" in parts:
+        audit_run(record, suite="standard", recipe=recipe, threat=WHITE_BOX, undefended=undefended)
+    target = run_target(record)
+    one = replace(WHITE_BOX, observations=1)
+    if "paper" in parts and name in STRONG_ON:
+        attack_target(record, target, PAPER, threat=one)
+    if "strong" in parts and name in STRONG_ON:
+        for entry in strong_entries(pictures):
+            attack_target(record, target, entry.attack, threat=one, pictures=entry.pictures)
+
+
+def errors(record: RunRecord, attack: AttackResult) -> NDArray[np.float64]:
+    """Mean squared error of each test picture."""
+    found: NDArray[np.float64] = load_file(record.path / attack.samples)["mse"].astype(np.float64)
+    return found
+
+
+def strongest(record: RunRecord, keys: set[str] | None = None) -> AttackResult:
+    """The attack on single releases, scored on all pictures, that errs least; the paper's is no candidate."""
+    paper = attack_key(PAPER, replace(WHITE_BOX, observations=1), 0)
+    every = max(attack.metrics["mse"].n for attack in record.attacks)
+    able = [
+        attack
+        for attack in record.attacks
+        if attack.key != paper
+        and (keys is None or attack.key in keys)
+        and attack.metrics["mse"].n == every
+        and attack.threat.get("observations", 1) == 1
+    ]
+    return min(able, key=lambda attack: attack.metrics["mse"].mean)
+
+
+def gain_db(better: NDArray[np.float64], worse: NDArray[np.float64]) -> tuple[float, float, float]:
+    """``10 log10(worse / better)`` of the mean errors of the same pictures, with a paired bootstrap interval."""
+    drawn = np.random.default_rng(0).integers(0, len(better), size=(RESAMPLES, len(better)))
+    ratios = 10 * np.log10(worse[drawn].mean(1) / better[drawn].mean(1))
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(10 * np.log10(worse.mean() / better.mean())), float(low), float(high)
+
+
+def cem_gain(records: dict[str, RunRecord], suite: set[str]) -> tuple[float, float, float]:
+    """How many dB the strongest attacker of a suite errs more on CEM than on noise of CEM's accuracy.
+
+    The noise's error there is interpolated between its two levels, in dB over accuracy.
+    """
+    accuracy, tables = dict[str, float](), dict[str, NDArray[np.float64]]()
+    for name in ("gaussian .1", "gaussian .2", "cem"):
+        evaluation = records[name].evaluation
+        assert evaluation is not None
+        accuracy[name] = evaluation.accuracy.mean
+        tables[name] = errors(records[name], strongest(records[name], suite))
+    share = (accuracy["cem"] - accuracy["gaussian .2"]) / (accuracy["gaussian .1"] - accuracy["gaussian .2"])
+    drawn = np.random.default_rng(0).integers(0, len(tables["cem"]), size=(RESAMPLES, len(tables["cem"])))
+
+    def gap(pick: Any) -> Any:
+        level = {name: 10 * np.log10(pick(table)) for name, table in tables.items()}
+        return level["cem"] - (share * level["gaussian .1"] + (1 - share) * level["gaussian .2"])
+
+    low, high = np.quantile(gap(lambda table: table[drawn].mean(1)), [0.025, 0.975])
+    return float(gap(lambda table: table.mean())), float(low), float(high)
+
+
+def label(attack: AttackResult) -> str:
+    """Its name and what tells it from others of that name."""
+    told = [
+        str(attack.attack.params[key]) for key in ("architecture", "prior", "channels") if key in attack.attack.params
+    ]
+    kind = "near duplicates" if attack.threat.get("duplicates") == "near" else "releases"
+    seen = int(attack.threat.get("observations", 1))
+    return " ".join([attack.attack.name, *told, *([f"on {seen} {kind}"] if seen > 1 else [])])
+
+
+def main() -> None:
+    """Run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument(
+        "--parts", nargs="+", choices=("standard", "paper", "strong"), default=["standard", "paper", "strong"]
+    )
+    parser.add_argument("--searched", type=int, default=256, help="Pictures for the long searches of the strong suite.")
+    parser.add_argument("--publish", action="store_true", help="Write the table of what is there.")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    records = {name: open_copy(options.runs, options.out, name) for name in MODELS}
+    for name in options.only:
+        work(name, records[name], records["none"], options.searched, options.parts)
+    if options.publish:
+        tell(records)
+
+
+def tell(records: dict[str, RunRecord]) -> None:
+    """Write the table."""
+    one = replace(WHITE_BOX, observations=1)
+    standard = {
+        attack_key(
+            entry.attack, replace(one, observations=entry.observations, duplicates=entry.duplicates), 0, entry.pictures
+        )
+        for entry in load_suite("standard", load_recipe("quick")).entries
+    }
+    rows = [
+        {
+            "defense": name,
+            "attack": label(attack),
+            "mse": attack.metrics["mse"].mean,
+            "low": attack.metrics["mse"].low,
+            "high": attack.metrics["mse"].high,
+            "psnr_db": attack.metrics["psnr"].mean,
+            "ssim": attack.metrics["ssim"].mean,
+            "recognised": attack.beyond_pixels["recognised"].mean if "recognised" in attack.beyond_pixels else None,
+            "pictures": attack.metrics["mse"].n,
+            "converged": attack.converged,
+        }
+        for name, record in records.items()
+        for attack in record.attacks
+    ]
+    paper, over = attack_key(PAPER, one, 0), dict[str, dict[str, Any]]()
+    for name in STRONG_ON:
+        held = next((attack for attack in records[name].attacks if attack.key == paper), None)
+        if held is not None:
+            best = strongest(records[name])
+            mean, low, high = gain_db(errors(records[name], best), errors(records[name], held))
+            over[name] = {"db": mean, "low": low, "high": high, "by": label(best)}
+    gain, low, high = cem_gain(records, standard)
+    publish(
+        "attacks_cifar10",
+        {
+            "strong_over_paper_db": {name: item["db"] for name, item in over.items()},
+            "strong_over_paper": over,
+            "pictures": max(row["pictures"] for row in rows),
+            "cem_gain_standard_db": gain,
+            "cem_gain_low_db": low,
+            "cem_gain_high_db": high,
+            "seeds": 1,
+        },
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What no attacker can beat: bounds computed for a run, their card, and the attacks that stand against them."""

@@ -1,0 +1,130 @@
+"""What a run's mechanism needs so that something cannot happen: targets in words, for a finished run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import torch
+
+from splitveil.bounds import utility_floor
+from splitveil.certificates.run import gather, picture_profiles
+from splitveil.certificates.targets import (
+    information_for_error,
+    information_for_identification,
+    noise_for_information,
+)
+from splitveil.errors import SpecError
+from splitveil.records import RunRecord
+from splitveil.rng import Rng
+from splitveil.specs import Frozen
+from splitveil.training.observer import Observer
+
+__all__ = ["NoiseRecord", "TargetRecord", "noise_for_target"]
+
+
+class NoiseRecord(Frozen):
+    """A `splitveil.certificates.targets.Needed` as it is written."""
+
+    method: str
+    noise_std: float | None
+    information_nats: float
+    holds_for: str
+    keeps: bool
+
+
+class TargetRecord(Frozen):
+    """The noise that a target needs.
+
+    Args:
+        run: the folder of the run.
+        target: in words.
+        information_nats: the most that a release may tell.
+        rests_on: what was estimated on the way, None where nothing was.
+        utility_floor_nats: what the accuracy of the run needs; a target below it cannot be had at this accuracy.
+        noise_now: the standard deviation that the run has, a mean over dimensions.
+        observations: releases of one picture that the attacker holds.
+        needed: by method.
+    """
+
+    run: str
+    target: str
+    information_nats: float
+    rests_on: str | None
+    utility_floor_nats: float
+    noise_now: float
+    observations: int
+    needed: tuple[NoiseRecord, ...]
+
+
+def noise_for_target(
+    record: RunRecord,
+    *,
+    nats: float | None = None,
+    identification: float | None = None,
+    among: int | None = None,
+    psnr_db: float | None = None,
+    observations: int = 1,
+    seed: int = 0,
+    device: str | None = None,
+    trusted: str | None = None,
+    observer: Observer | None = None,
+) -> TargetRecord:
+    """The noise under which a release tells so little that a target is met; give one target.
+
+    Args:
+        record: a finished run, whose defense clips before its noise.
+        nats: the information in a release.
+        identification: how often an attacker may be right who chooses ...
+        among: ... one of so many.
+        psnr_db: the best that a reconstruction may be. It rests on the entropy of pictures, which is an estimate.
+        observations: fresh releases of one picture that the attacker holds.
+        seed: of what is drawn.
+        device: see `train_run`.
+        trusted: a model factory outside splitveil that the user named.
+        observer: hears of loading.
+
+    Raises:
+        SpecError: no target or several, or one that no noise reaches.
+    """
+    if sum(value is not None for value in (nats, identification, psnr_db)) != 1:
+        raise SpecError("expected one target, got none or several: give nats, identification or psnr_db")
+    rng = Rng(seed).child("certify")
+    evaluation = record.evaluation
+    material = gather(record, rng.child("information"), device=device, trusted=trusted, observer=observer)
+    rests_on: str | None = None
+    if identification is not None:
+        if among is None:
+            raise SpecError("expected a number of pictures to choose among, got none: add --among 10000")
+        allowed, target = (
+            information_for_identification(identification, among),
+            f"right {identification:.3g} among {among}",
+        )
+    elif psnr_db is not None:
+        profile = picture_profiles(material, rng.child("entropy"))[1][0]
+        allowed, target = information_for_error(10 ** (-psnr_db / 10), profile), f"PSNR at most {psnr_db:g} dB"
+        rests_on = f"entropy of pictures: {profile.name}, {profile.rests_on}"
+    else:
+        assert nats is not None
+        allowed, target = nats, f"at most {nats:g} nats"
+    found = noise_for_information(
+        material.channel, allowed, material.bounds, material.held_out, observations=observations
+    )
+    if all(item.noise_std is None for item in found):
+        best = min(item.information_nats for item in found)
+        raise SpecError(
+            f"expected a target that some noise reaches, got {allowed:.3g} nats ({target}): the best that "
+            f"{len(material.unseen)} held-out pictures can show is {best:.3g} nats"
+        )
+    assert evaluation is not None
+    assert material.channel is not None
+    assert material.channel.std is not None
+    return TargetRecord(
+        run=str(record.path),
+        target=target,
+        information_nats=allowed,
+        rests_on=rests_on,
+        utility_floor_nats=utility_floor(evaluation.accuracy.low, material.classes),
+        noise_now=float(torch.as_tensor(material.channel.std).mean()),
+        observations=observations,
+        needed=tuple(NoiseRecord(**asdict(item)) for item in found),
+    )

@@ -1,0 +1,131 @@
+"""What was certified and what was estimated about a run, and the attacks against it: ``certificates.json``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from splitveil.bounds import Certificate, Estimate, Statement
+from splitveil.errors import MissingDataError
+from splitveil.files import write_text
+from splitveil.specs import Frozen, parse, read_json
+
+__all__ = ["FILE", "Card", "Rung", "StatementRecord", "record_of"]
+
+FILE = "certificates.json"
+
+
+class StatementRecord(Frozen):
+    """A `splitveil.bounds.Certificate` or `Estimate` as it is written."""
+
+    kind: Literal["certificate", "estimate"]
+    name: str
+    quantity: str
+    relation: Literal["<=", ">="]
+    value: float
+    unit: str
+    assumptions: tuple[str, ...]
+    reference: str
+    observations: int
+    confidence: float
+    n: int | None
+    rests_on: str = ""
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def secure(self) -> float:
+        """The value that attacks are held against: an estimate's lower limit where there is one."""
+        return self.value if self.low is None else min(self.low, self.value)
+
+
+class Rung(Frozen):
+    """One bound and the best that any attack did against it.
+
+    Args:
+        kind: which band it lies in.
+        statement: name of the bound.
+        quantity: of both.
+        bound: value of the bound.
+        attack: who came nearest.
+        reached: what it reached, a mean over pictures.
+        limit: the one-sided 99.9 % limit of that mean, on the bound's side.
+        ratio: how far apart they are, at least 1 unless the bound is violated.
+        violated: whether the limit lies on the wrong side of the bound.
+        n: pictures.
+    """
+
+    kind: Literal["certificate", "estimate"]
+    statement: str
+    quantity: str
+    bound: float
+    attack: str
+    reached: float
+    limit: float
+    ratio: float | None
+    violated: bool
+    n: int
+
+
+class Card(Frozen):
+    """Everything that is known about what no attacker can beat.
+
+    Args:
+        run: the folder of the run.
+        observations: releases of one picture that the attacker holds.
+        seed: of all that is drawn.
+        statements: certificates first.
+        sandwich: each bound that an attack can be held against.
+        skipped: what could not be said, and why.
+        status: ``violated`` if an attack beats a certificate, which means that an assumption does not hold.
+        elapsed_s: to compute it.
+    """
+
+    format: Literal[1] = 1
+    run: str
+    observations: int
+    seed: int
+    statements: tuple[StatementRecord, ...]
+    sandwich: tuple[Rung, ...]
+    skipped: dict[str, str]
+    status: Literal["held", "violated"]
+    elapsed_s: float
+
+    @property
+    def void(self) -> tuple[str, ...]:
+        """Names of the estimates that an attack beat: they say nothing."""
+        return tuple(rung.statement for rung in self.sandwich if rung.kind == "estimate" and rung.violated)
+
+    def find(self, name: str, quantity: str | None = None) -> list[StatementRecord]:
+        """All statements of this name."""
+        return [item for item in self.statements if item.name == name and quantity in (None, item.quantity)]
+
+    def write(self, folder: Path) -> Path:
+        """Write ``certificates.json`` into a folder, whole or not at all; an older card is replaced."""
+        write_text(folder / FILE, self.model_dump_json(indent=2) + "\n")
+        return folder / FILE
+
+    @classmethod
+    def read(cls, folder: Path) -> Card:
+        """The card of a folder.
+
+        Raises:
+            MissingDataError: there is none.
+        """
+        file = Path(folder) / FILE
+        if not file.is_file():
+            raise MissingDataError(f"expected a card at '{file}', got none: run  splitveil certify  first")
+        return parse(cls, read_json(file), str(file))
+
+
+def record_of(statement: Statement) -> StatementRecord:
+    """As it is written.
+
+    Raises:
+        TypeError: neither a certificate nor an estimate.
+    """
+    if not isinstance(statement, Certificate | Estimate):
+        raise TypeError(f"expected a Certificate or an Estimate, got {type(statement).__name__}")
+    kind: Literal["certificate", "estimate"] = "certificate" if isinstance(statement, Certificate) else "estimate"
+    return StatementRecord(kind=kind, **asdict(statement))

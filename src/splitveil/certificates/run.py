@@ -1,0 +1,246 @@
+"""The card of a run: all bounds that hold for it, and its attacks against them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from splitveil.bounds import Certificate, Statement, demonstrated_information
+from splitveil.bounds.entropy import (
+    EntropyProfile,
+    PrincipalAxes,
+    dither,
+    gaussian_profile,
+    mixture_profile,
+    neighbour_profile,
+)
+from splitveil.certificates.card import Card, record_of
+from splitveil.certificates.channel import Channel, Features
+from splitveil.certificates.harm import (
+    certified_error,
+    error_estimates,
+    identification_certificates,
+    utility_certificate,
+)
+from splitveil.certificates.information import FittedBound, fit_bounds, information_certificates, tightest
+from splitveil.certificates.sandwich import Reached, build_sandwich, reached_by_attacks
+from splitveil.certificates.slopes import SlopeSettings, slope_estimates
+from splitveil.data.loader import Pictures
+from splitveil.data.tables import ImageTable
+from splitveil.errors import SpecError
+from splitveil.experiments.attacking import load_model
+from splitveil.experiments.environment import pick_device
+from splitveil.experiments.training import LoadedData, load_data_spec
+from splitveil.metrics.summary import summarize
+from splitveil.records import PREDICTIONS, RunRecord
+from splitveil.rng import Rng
+from splitveil.split import SplitModel
+from splitveil.training.observer import Observer
+
+__all__ = ["GALLERIES", "Material", "certify_run", "gather", "picture_profiles"]
+
+GALLERIES = (10, 100, 10_000)
+"""How many pictures an attacker chooses among, unless told otherwise."""
+
+_UTILITY_CONFIDENCE = 0.999
+_NO_CHANNEL = "the mechanism adds no Gaussian noise, so that only the length of the message bounds the information"
+_NO_BOX = "the features are not clipped before the noise, or the noise depends on them: no bound on all features holds"
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a card is computed from.
+
+    Args:
+        model: in evaluation mode.
+        channel: None without Gaussian noise.
+        bounds: fitted to features of the training pictures; none without a channel that is clipped.
+        held_out: features of the attackers' and the test pictures, which nothing was trained or chosen on.
+        test: pictures.
+        train: pictures.
+        unseen: pictures of `held_out`.
+        classes: of the labels.
+        payload_bytes: of a release.
+    """
+
+    model: SplitModel
+    channel: Channel | None
+    bounds: Sequence[FittedBound]
+    held_out: Features | None
+    test: Pictures
+    train: Pictures
+    unseen: Pictures
+    classes: int
+    payload_bytes: int
+
+
+def gather(
+    record: RunRecord,
+    rng: Rng,
+    *,
+    device: str | None = None,
+    trusted: str | None = None,
+    observer: Observer | None = None,
+) -> Material:
+    """Load a finished run, compute its features, and fit mixtures to those of the training pictures.
+
+    Raises:
+        SpecError: the run has not finished.
+    """
+    evaluation = record.evaluation
+    if evaluation is None or not record.finished:
+        raise SpecError(f"expected a finished run in '{record.path}', got one in training: finish it first")
+    chosen = pick_device(device)
+    data = load_data_spec(record.spec.data, observer)
+    model = load_model(record, data, device=chosen, trusted=trusted)
+    train, test, unseen = (Pictures(table, chosen) for table in (data.splits.train, data.splits.test, _together(data)))
+    channel = Channel.of(model, test)
+    bounded = channel is not None and channel.std is not None and channel.width is not None
+    return Material(
+        model=model,
+        channel=channel,
+        bounds=fit_bounds(channel.features(train), data.source.classes, rng) if bounded and channel is not None else (),
+        held_out=channel.features(unseen) if bounded and channel is not None else None,
+        test=test,
+        train=train,
+        unseen=unseen,
+        classes=data.source.classes,
+        payload_bytes=evaluation.payload_bytes,
+    )
+
+
+def _together(data: LoadedData) -> ImageTable:
+    """The attackers' pictures and the test pictures: no training, and no selection, has seen them."""
+    parts = (data.splits.aux, data.splits.test)
+    return ImageTable(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+
+
+def certify_run(
+    record: RunRecord,
+    *,
+    observations: int = 1,
+    galleries: Sequence[int] = GALLERIES,
+    slopes: SlopeSettings | None = None,
+    entropy_nats: float | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    trusted: str | None = None,
+    observer: Observer | None = None,
+) -> Card:
+    """Compute everything that can be certified or estimated about a finished run, and write ``certificates.json``.
+
+    Args:
+        record: the run.
+        observations: fresh releases of one picture that the attacker holds.
+        galleries: numbers of pictures that an attacker chooses among.
+        slopes: settings of the Fisher family, None to leave it out: it learns a network.
+        entropy_nats: a lower bound on the entropy of dithered pictures that the user vouches for.
+        seed: of all that is drawn.
+        device: see `train_run`.
+        trusted: a model factory outside splitveil that the user named.
+        observer: hears of loading.
+
+    Raises:
+        SpecError: the run has not finished.
+    """
+    started, rng = time.monotonic(), Rng(seed).child("certify")
+    material = gather(record, rng.child("information"), device=device, trusted=trusted, observer=observer)
+    skipped = _not_to_be_said(material)
+    information = information_certificates(
+        material.channel,
+        material.payload_bytes,
+        material.bounds,
+        material.held_out,
+        observations=observations,
+    )
+    certificates: list[Statement] = [
+        *information,
+        *identification_certificates(information, _with_test(material, galleries)),
+    ]
+    certificates.append(_utility(record, material, rng))
+    source = tightest(information)
+    d = material.test.get(torch.arange(1))[0].numel()
+    if entropy_nats is not None:
+        certificates.append(certified_error(source, entropy_nats, d))
+    axes, profiles = picture_profiles(material, rng.child("entropy"))
+    estimates: list[Statement] = [*error_estimates(source, profiles, rng.child("resamples"))]
+    if slopes is not None and material.channel is None:
+        skipped["fisher, spectrum"] = _NO_CHANNEL
+    elif slopes is not None and material.channel is not None:
+        estimates += slope_estimates(
+            material.channel, material.train, material.unseen, axes, slopes,
+            observations=observations, rng=rng.child("slopes"),
+        )  # fmt: skip
+    statements = tuple(record_of(item) for item in (*certificates, *estimates))
+    reached = [*reached_by_attacks(record), *_demonstrated(material, observations, rng.child("demonstrated"))]
+    sandwich = build_sandwich(statements, reached)
+    violated = any(rung.violated and rung.kind == "certificate" for rung in sandwich)
+    card = Card(
+        run=str(record.path),
+        observations=observations,
+        seed=seed,
+        statements=statements,
+        sandwich=sandwich,
+        skipped=skipped,
+        status="violated" if violated else "held",
+        elapsed_s=time.monotonic() - started,
+    )
+    card.write(record.path)
+    return card
+
+
+def _not_to_be_said(material: Material) -> dict[str, str]:
+    if material.channel is None:
+        return {"capacity, mixture, gaussian_channel": _NO_CHANNEL}
+    return {} if material.bounds else {"capacity, mixture, gaussian_channel": _NO_BOX}
+
+
+def _with_test(material: Material, galleries: Sequence[int]) -> list[int]:
+    """The galleries, and that of all test pictures, where what is demonstrated can be held against the bound."""
+    return sorted({*galleries, len(material.test)})
+
+
+def _utility(record: RunRecord, material: Material, rng: Rng) -> Certificate:
+    from safetensors.torch import load_file
+
+    scores = load_file(record.path / PREDICTIONS)["accuracy"].double()
+    limits = summarize(scores, level=2 * _UTILITY_CONFIDENCE - 1, rng=rng.child("utility"))
+    return utility_certificate(limits.low, material.classes, _UTILITY_CONFIDENCE, len(scores))
+
+
+def picture_profiles(material: Material, rng: Rng) -> tuple[PrincipalAxes, list[EntropyProfile]]:
+    """Entropies of pictures: axes and mixture from the training pictures, everything else on those held out."""
+    known = dither(material.train.images, rng.child("train"))
+    unseen = dither(material.unseen.images, rng.child("unseen"))
+    axes = PrincipalAxes.fit(known)
+    fitted, held_out = axes.coordinates(known), axes.coordinates(unseen)
+    return axes, [
+        gaussian_profile(held_out),
+        mixture_profile(fitted, held_out, rng=rng.child("mixture")),
+        neighbour_profile(held_out),
+    ]
+
+
+def _demonstrated(material: Material, observations: int, rng: Rng) -> list[Reached]:
+    """What the best of all attackers demonstrates who is given the test pictures to choose among."""
+    channel = material.channel
+    if channel is None:
+        return []
+    means, variances = list[torch.Tensor](), list[torch.Tensor]()
+    with torch.no_grad():
+        for x, _ in material.test.batches(512):
+            mean, std = channel.moments(x)
+            means.append(mean.double())
+            variances.append(std.double().square().expand(mean.shape) / observations)
+    centre, spread = torch.cat(means), torch.cat(variances)
+    noise = torch.randn(centre.shape, generator=rng.generator(), dtype=torch.float64).to(centre.device)
+    nats, found = demonstrated_information(centre, spread, centre + spread.sqrt() * noise)
+    told = "whoever knows the channel, among the test pictures"
+    return [
+        Reached(told, "information", nats.cpu().numpy().astype(np.float64), observations),
+        Reached(told, f"right among {len(centre)}", found.cpu().numpy().astype(np.float64), observations),
+    ]
