@@ -13,6 +13,7 @@ from markupsafe import Markup
 from splitveil import __version__
 from splitveil.registry import MODELS
 from splitveil.report.audits import audits
+from splitveil.report.cards import cards
 from splitveil.report.curves import Curve, attack_curves, fact_rows, training_curves
 from splitveil.report.gallery import gallery
 from splitveil.report.plots import Point, scatter_plot
@@ -62,6 +63,7 @@ def context(runs: Sequence[Run], title: str) -> dict[str, Any]:
         "threats": threats(runs),
         "gallery": gallery(runs, judgements),
         "audits": audits(runs),
+        "cards": cards(runs),
         "control_names": [CONTROL_NAMES.get(name, name) for name in control_names(runs)],
         "controls": control_rows(runs),
         "training": [_training(run, f"run{number}") for number, run in enumerate(runs) if run.epochs],
