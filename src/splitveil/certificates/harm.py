@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import beta
 
 from splitveil.bounds import (
     Certificate,
@@ -20,7 +21,7 @@ from splitveil.bounds.entropy import EntropyProfile
 from splitveil.certificates.information import POPULATION, tightest
 from splitveil.rng import Rng
 
-__all__ = ["certified_error", "error_estimates", "identification_certificates", "utility_certificate"]
+__all__ = ["accuracy_limit", "certified_error", "error_estimates", "identification_certificates", "utility_certificate"]
 
 _LIMITS = (0.001, 0.999)
 _DITHERED = "pixels are whole levels of 255; they are dithered before their entropy is taken"
@@ -61,6 +62,21 @@ def identification_certificates(information: Sequence[Certificate], galleries: S
             for gallery in galleries
         ]
     return found
+
+
+def accuracy_limit(right: int, n: int, confidence: float) -> float:
+    """Clopper and Pearson's lower limit of the probability to be right, exact for any n.
+
+    Args:
+        right: pictures that were classified right.
+        n: of so many.
+        confidence: one-sided.
+
+    Example:
+        >>> round(accuracy_limit(60, 100, 0.999), 3)
+        0.441
+    """
+    return float(beta.ppf(1 - confidence, right, n - right + 1)) if right else 0.0
 
 
 def utility_certificate(accuracy_low: float, classes: int, confidence: float, n: int) -> Certificate:

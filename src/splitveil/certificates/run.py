@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from splitveil.bounds import Certificate, Statement, demonstrated_information
 from splitveil.bounds.entropy import (
@@ -21,6 +22,7 @@ from splitveil.bounds.entropy import (
 from splitveil.certificates.card import Card, record_of
 from splitveil.certificates.channel import Channel, Features
 from splitveil.certificates.harm import (
+    accuracy_limit,
     certified_error,
     error_estimates,
     identification_certificates,
@@ -35,7 +37,6 @@ from splitveil.errors import SpecError
 from splitveil.experiments.attacking import load_model
 from splitveil.experiments.environment import pick_device
 from splitveil.experiments.training import LoadedData, load_data_spec
-from splitveil.metrics.summary import summarize
 from splitveil.records import PREDICTIONS, RunRecord
 from splitveil.rng import Rng
 from splitveil.split import SplitModel
@@ -161,7 +162,7 @@ def certify_run(
         *information,
         *identification_certificates(information, _with_test(material, galleries)),
     ]
-    certificates.append(_utility(record, material, rng))
+    certificates.append(_utility(record, material))
     source = tightest(information)
     d = material.test.get(torch.arange(1))[0].numel()
     if entropy_nats is not None:
@@ -204,12 +205,10 @@ def _with_test(material: Material, galleries: Sequence[int]) -> list[int]:
     return sorted({*galleries, len(material.test)})
 
 
-def _utility(record: RunRecord, material: Material, rng: Rng) -> Certificate:
-    from safetensors.torch import load_file
-
-    scores = load_file(record.path / PREDICTIONS)["accuracy"].double()
-    limits = summarize(scores, level=2 * _UTILITY_CONFIDENCE - 1, rng=rng.child("utility"))
-    return utility_certificate(limits.low, material.classes, _UTILITY_CONFIDENCE, len(scores))
+def _utility(record: RunRecord, material: Material) -> Certificate:
+    right = load_file(record.path / PREDICTIONS)["accuracy"].double()
+    low = accuracy_limit(round(float(right.sum())), len(right), _UTILITY_CONFIDENCE)
+    return utility_certificate(low, material.classes, _UTILITY_CONFIDENCE, len(right))
 
 
 def picture_profiles(material: Material, rng: Rng) -> tuple[PrincipalAxes, list[EntropyProfile]]:
