@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from splitveil.bounds import (
     Certificate,
@@ -76,7 +76,7 @@ def accuracy_limit(right: int, n: int, confidence: float) -> float:
         >>> round(accuracy_limit(60, 100, 0.999), 3)
         0.441
     """
-    return float(beta.ppf(1 - confidence, right, n - right + 1)) if right else 0.0
+    return float(betaincinv(right, n - right + 1, 1 - confidence)) if right else 0.0
 
 
 def utility_certificate(accuracy_low: float, classes: int, confidence: float, n: int) -> Certificate:
