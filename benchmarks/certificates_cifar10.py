@@ -64,6 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--without-slopes", action="store_true", help="Leave the Fisher family out.")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,7 @@ def main() -> None:
         record = open_copy(options.runs, options.out, name)
         card = certify_run(record)
         seconds[name] = card.elapsed_s
-        if MODELS[name].name != "none":
+        if MODELS[name].name != "none" and not options.without_slopes:
             card = certify_run(record, slopes=SlopeSettings())
             with_slopes[name] = card.elapsed_s
         rows.append(row(name, card))

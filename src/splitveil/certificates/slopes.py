@@ -30,16 +30,17 @@ class SlopeSettings:
 
     Args:
         smoothing: standard deviation of the noise that is added to pictures, so that they have a score.
-        directions: principal axes that the spectrum is taken along.
-        pictures: that slopes are taken at.
+        directions: principal axes that the spectrum is taken along; those beyond count nothing.
+        pictures: that slopes are taken at; the matrix of all directions is inverted on half of them, so that they
+            should be several times as many.
         probes: random directions per picture for the trace.
         epochs: of the score's network.
         channels: of the network.
     """
 
-    smoothing: float = 0.05
-    directions: int = 256
-    pictures: int = 256
+    smoothing: float = 0.02
+    directions: int = 64
+    pictures: int = 512
     probes: int = 8
     epochs: int = 12
     channels: int = 32
