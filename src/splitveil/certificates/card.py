@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from splitveil.bounds import Certificate, Estimate, Statement
 from splitveil.errors import MissingDataError
 from splitveil.files import write_text
 from splitveil.specs import Frozen, parse, read_json
 
-__all__ = ["FILE", "Card", "Rung", "StatementRecord", "record_of"]
+__all__ = ["FILE", "Card", "Rung", "StatementRecord"]
 
 FILE = "certificates.json"
 
@@ -117,15 +115,3 @@ class Card(Frozen):
         if not file.is_file():
             raise MissingDataError(f"expected a card at '{file}', got none: run  splitveil certify  first")
         return parse(cls, read_json(file), str(file))
-
-
-def record_of(statement: Statement) -> StatementRecord:
-    """As it is written.
-
-    Raises:
-        TypeError: neither a certificate nor an estimate.
-    """
-    if not isinstance(statement, Certificate | Estimate):
-        raise TypeError(f"expected a Certificate or an Estimate, got {type(statement).__name__}")
-    kind: Literal["certificate", "estimate"] = "certificate" if isinstance(statement, Certificate) else "estimate"
-    return StatementRecord(kind=kind, **asdict(statement))

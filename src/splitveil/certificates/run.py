@@ -19,7 +19,7 @@ from splitveil.bounds.entropy import (
     mixture_profile,
     neighbour_profile,
 )
-from splitveil.certificates.card import Card, record_of
+from splitveil.certificates.card import Card
 from splitveil.certificates.channel import Channel, Features
 from splitveil.certificates.harm import (
     accuracy_limit,
@@ -29,6 +29,7 @@ from splitveil.certificates.harm import (
     utility_certificate,
 )
 from splitveil.certificates.information import FittedBound, fit_bounds, information_certificates, tightest
+from splitveil.certificates.recording import record_of
 from splitveil.certificates.sandwich import Reached, build_sandwich, reached_by_attacks
 from splitveil.certificates.slopes import SlopeSettings, slope_estimates
 from splitveil.data.loader import Pictures

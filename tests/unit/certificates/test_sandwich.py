@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from splitveil.bounds import Certificate, Estimate
-from splitveil.certificates.card import StatementRecord, record_of
+from splitveil.certificates.card import StatementRecord
+from splitveil.certificates.recording import record_of
 from splitveil.certificates.sandwich import Reached, build_sandwich
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from report_fixtures import MakeRun
 
 from splitveil.bounds import Certificate, Estimate
-from splitveil.certificates.card import Card, Rung, record_of
+from splitveil.certificates.card import Card, Rung
+from splitveil.certificates.recording import record_of
 from splitveil.records import RunRecord
 from splitveil.report.build import build_report
 from splitveil.report.cards import cards
