@@ -43,7 +43,7 @@ class SlopeSettings:
     pictures: int = 512
     probes: int = 8
     epochs: int = 12
-    channels: int = 32
+    channels: int = 16
 
     def __post_init__(self) -> None:
         if min(self.directions, self.probes, self.epochs, self.channels) < 1 or self.pictures < 2:
