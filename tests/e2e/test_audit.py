@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from command_fixtures import Run
 
 from splitveil import cli, registry
 from splitveil.attacks.pairs import save_pairs
@@ -17,7 +18,6 @@ from splitveil.data.digits import load_digits
 from splitveil.experiments.recipes import Recipe
 from splitveil.specs import PlugInSpec
 
-Run = Callable[..., tuple[int, str, str]]
 QUICK = ["--limit", "300", "--set", "epochs=1", "--model-param", "width=0.5"]
 
 
@@ -34,23 +34,6 @@ def suite() -> Iterator[None]:
     sys.modules.setdefault("test_audit", sys.modules[__name__])
     yield
     del registry.SUITES._entries["toy"]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run one command in this process: exit code, stdout, stderr."""
-
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["splitveil", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

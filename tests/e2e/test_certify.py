@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_fixtures import Run
 from safetensors.numpy import load_file, save_file
 
 from splitveil import certify, cli
@@ -16,27 +16,9 @@ from splitveil.certificates.card import Card
 from splitveil.errors import MissingDataError
 from splitveil.records import RunRecord
 
-Run = Callable[..., tuple[int, str, str]]
 QUICK = ["--limit", "400", "--set", "epochs=1", "--model-param", "width=0.5"]
 LONGER = ["--limit", "400", "--set", "epochs=12", "--set", "batch_size=16", "--model-param", "width=0.5"]
 ATTACK = ["-p", "channels=4", "-p", "blocks=1", "-p", "epochs=1", "-p", "batch_size=32"]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run one command in this process: exit code, stdout, stderr."""
-
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["splitveil", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
 
 
 @pytest.fixture(scope="module")
