@@ -20,6 +20,7 @@ from splitveil.errors import SpecError, TrainingError
 from splitveil.nets.denoiser import GROUPS, Denoiser, require_diffusers
 from splitveil.rng import Rng
 from splitveil.threats import Grant
+from splitveil.training.stepping import take_step
 
 __all__ = ["DiffusionPrior"]
 
@@ -97,8 +98,7 @@ class DiffusionPrior(Attack):
         with rng.child("weights").scoped():
             denoiser = Denoiser(view.input_shape, channels=self.channels).to(device)
         average = AveragedModel(denoiser, avg_fn=_averaged)
-        parameters = list(denoiser.parameters())
-        optimiser = torch.optim.AdamW(parameters, lr=self.model_lr)
+        optimiser = torch.optim.AdamW(denoiser.parameters(), lr=self.model_lr)
         history: list[dict[str, Any]] = []
         for epoch in range(self.epochs):
             order = torch.randperm(count, generator=rng.child("order", epoch).generator())
@@ -109,9 +109,7 @@ class DiffusionPrior(Attack):
                 level = torch.randint(_LEVELS, (len(indices),), generator=key).to(device)
                 noisy, noise = _noised(view.auxiliary.get(indices), signals.to(device)[level], key)
                 loss = functional.mse_loss(denoiser(noisy, level), noise)
-                for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-                    parameter.grad = gradient
-                optimiser.step()
+                take_step(optimiser, loss)
                 average.update_parameters(denoiser)
                 total += loss.detach().double().cpu()
             if not math.isfinite(float(total)):

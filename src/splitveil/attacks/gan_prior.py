@@ -21,6 +21,7 @@ from splitveil.errors import SpecError, TrainingError
 from splitveil.nets.generator import Critic, Generator
 from splitveil.rng import Rng
 from splitveil.threats import Grant
+from splitveil.training.stepping import take_step
 
 __all__ = ["GanPrior", "GeneratorPrior"]
 
@@ -155,9 +156,9 @@ class GanPrior(Attack):
                 judged = (
                     functional.relu(1 - critic(real)).mean() + functional.relu(1 + critic(generator(w).detach())).mean()
                 )
-                _step(judging, judged, critic)
+                take_step(judging, judged)
                 drawn = -critic(generator(w)).mean()
-                _step(drawing, drawn, generator)
+                take_step(drawing, drawn)
                 average.update_parameters(generator)
                 sums += torch.stack([judged.detach(), drawn.detach()]).double().cpu()
             losses = (sums / len(batches)).tolist()
@@ -165,10 +166,3 @@ class GanPrior(Attack):
                 raise TrainingError(f"the generator diverged in epoch {epoch}: lower generator_lr")
             history.append({"epoch": epoch, "critic": losses[0], "generator": losses[1]})
         return cast(Generator, average.module).requires_grad_(False).eval(), history
-
-
-def _step(optimiser: torch.optim.Optimizer, loss: Tensor, moved: torch.nn.Module) -> None:
-    parameters = list(moved.parameters())
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = gradient
-    optimiser.step()

@@ -20,6 +20,7 @@ from splitveil.errors import SpecError
 from splitveil.nets.plain import PlainEncoder
 from splitveil.rng import Rng
 from splitveil.threats import Grant
+from splitveil.training.stepping import take_step
 
 __all__ = ["Shadow", "kernel_discrepancy"]
 
@@ -95,8 +96,7 @@ class Shadow(DecoderAttack):
         observed, count = view.observed, len(view.auxiliary)
         substitute = _Substitute.build(view, observed, rng)
         labels = view.labels if view.threat.allows("labels") else None
-        moved = list(substitute.parameters())
-        optimiser = torch.optim.Adam(moved, lr=self.shadow_lr)
+        optimiser = torch.optim.Adam(substitute.parameters(), lr=self.shadow_lr)
         history: list[dict[str, Any]] = []
         for epoch in range(self.shadow_epochs):
             order = torch.randperm(count, generator=rng.child("order", epoch).generator())
@@ -109,10 +109,7 @@ class Shadow(DecoderAttack):
                 known = None if labels is None else labels[indices.to(labels.device)]
                 task = _task(reply, known)
                 match = kernel_discrepancy(substitute.scaled(r), substitute.scaled(observed[next(heard)]))
-                gradients = torch.autograd.grad(task + self.match * match, moved)  # none for the cloud's own weights
-                for parameter, gradient in zip(moved, gradients, strict=True):
-                    parameter.grad = gradient
-                optimiser.step()
+                take_step(optimiser, task + self.match * match)
                 sums = {"task": sums["task"] + float(task.detach()), "match": sums["match"] + float(match.detach())}
             history.append({"epoch": epoch, **{name: value / len(batches) for name, value in sums.items()}})
         return substitute.eval(), history
