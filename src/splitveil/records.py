@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field
 
@@ -44,6 +44,7 @@ __all__ = [
     "AugmentSpec",
     "DataSpec",
     "Evaluation",
+    "FiledRecord",
     "MetricResult",
     "ModelSpec",
     "PlugInSpec",
@@ -56,6 +57,37 @@ __all__ = [
 
 PREDICTIONS = "samples/test.safetensors"
 """The task's score of every test picture, ``accuracy (n,)``."""
+
+
+class FiledRecord(Frozen):
+    """A record that lies in a folder as one file of JSON.
+
+    Attributes:
+        file: its name.
+        what: what it is, in words.
+        command: that writes it.
+    """
+
+    file: ClassVar[str]
+    what: ClassVar[str]
+    command: ClassVar[str]
+
+    def write(self, folder: Path) -> Path:
+        """Write it into a folder, whole or not at all; an older one is replaced."""
+        write_text(folder / self.file, self.model_dump_json(indent=2) + "\n")
+        return folder / self.file
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """That of a folder.
+
+        Raises:
+            MissingDataError: there is none.
+        """
+        file = Path(folder) / cls.file
+        if not file.is_file():
+            raise MissingDataError(f"expected {cls.what} at '{file}', got none: run  splitveil {cls.command}  first")
+        return parse(cls, read_json(file), str(file))
 
 
 class MetricResult(Frozen):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from splitveil.errors import MissingDataError
-from splitveil.files import write_text
-from splitveil.records import AttackResult, MetricResult
-from splitveil.specs import Frozen, parse, read_json
+from splitveil.records import AttackResult, FiledRecord, MetricResult
+from splitveil.specs import Frozen
 
 __all__ = ["FILE", "AuditRecord", "ControlResult", "Status", "Worst"]
 
@@ -42,7 +39,7 @@ class Worst(Frozen):
     cheapest_needs: tuple[str, ...]
 
 
-class AuditRecord(Frozen):
+class AuditRecord(FiledRecord):
     """One audit: everything that a threat model grants was tried, and the least safe score counts.
 
     Args:
@@ -65,6 +62,10 @@ class AuditRecord(Frozen):
         elapsed_s: of the audit; attacks that were there already cost nothing.
     """
 
+    file: ClassVar[str] = FILE
+    what: ClassVar[str] = "an audit"
+    command: ClassVar[str] = "audit"
+
     format: Literal[1] = 1
     subject: str
     suite: str
@@ -86,20 +87,3 @@ class AuditRecord(Frozen):
     def attack(self, key: str) -> AttackResult:
         """The attack of this key."""
         return next(item for item in self.attacks if item.key == key)
-
-    def write(self, folder: Path) -> Path:
-        """Write ``audit.json`` into a folder, whole or not at all; an older audit is replaced."""
-        write_text(folder / FILE, self.model_dump_json(indent=2) + "\n")
-        return folder / FILE
-
-    @classmethod
-    def read(cls, folder: Path) -> AuditRecord:
-        """The audit of a folder.
-
-        Raises:
-            MissingDataError: there is none.
-        """
-        file = Path(folder) / FILE
-        if not file.is_file():
-            raise MissingDataError(f"expected an audit at '{file}', got none: run  splitveil audit  first")
-        return parse(cls, read_json(file), str(file))

@@ -22,6 +22,7 @@ from splitveil.errors import InputError, SpecError
 from splitveil.rng import Rng
 
 __all__ = [
+    "Array",
     "EntropyProfile",
     "PrincipalAxes",
     "dither",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import torch
-
-from splitveil.bounds import utility_floor
-from splitveil.certificates.run import gather, picture_profiles
+from splitveil.bounds import identification_information, utility_floor
+from splitveil.bounds.entropy import gaussian_profile
+from splitveil.certificates.run import Material, gather, picture_coordinates
 from splitveil.certificates.targets import (
     information_for_error,
-    information_for_identification,
     noise_for_information,
+    noise_of_one_size,
 )
 from splitveil.errors import SpecError
 from splitveil.records import RunRecord
@@ -86,26 +85,35 @@ def noise_for_target(
     Raises:
         SpecError: no target or several, or one that no noise reaches.
     """
-    if sum(value is not None for value in (nats, identification, psnr_db)) != 1:
+    given = [value for value in (nats, identification, psnr_db) if value is not None]
+    if len(given) != 1:
         raise SpecError("expected one target, got none or several: give nats, identification or psnr_db")
-    rng = Rng(seed).child("certify")
-    evaluation = record.evaluation
-    material = gather(record, rng.child("information"), device=device, trusted=trusted, observer=observer)
-    rests_on: str | None = None
+    [allowed], target, rests_on = given, f"at most {given[0]:g} nats", None
     if identification is not None:
         if among is None:
             raise SpecError("expected a number of pictures to choose among, got none: add --among 10000")
-        allowed, target = (
-            information_for_identification(identification, among),
-            f"right {identification:.3g} among {among}",
-        )
-    elif psnr_db is not None:
-        profile = picture_profiles(material, rng.child("entropy"))[1][0]
-        allowed, target = information_for_error(10 ** (-psnr_db / 10), profile), f"PSNR at most {psnr_db:g} dB"
-        rests_on = f"entropy of pictures: {profile.name}, {profile.rests_on}"
-    else:
-        assert nats is not None
-        allowed, target = nats, f"at most {nats:g} nats"
+        allowed = identification_information(identification, among)
+        target = f"right {identification:.3g} among {among}"
+    rng = Rng(seed).child("certify")
+    material = gather(record, rng.child("information"), device=device, trusted=trusted, observer=observer)
+    _, std, _ = noise_of_one_size(material.channel)
+    if psnr_db is not None:
+        profile = gaussian_profile(picture_coordinates(material, rng.child("entropy"))[2])
+        allowed = information_for_error(10 ** (-psnr_db / 10), profile)
+        target, rests_on = f"PSNR at most {psnr_db:g} dB", f"entropy of pictures: {profile.name}, {profile.rests_on}"
+    return TargetRecord(
+        run=str(record.path),
+        target=target,
+        information_nats=allowed,
+        rests_on=rests_on,
+        utility_floor_nats=utility_floor(material.evaluation.accuracy.low, material.classes),
+        noise_now=float(std.mean()),
+        observations=observations,
+        needed=_needed(material, allowed, target, observations),
+    )
+
+
+def _needed(material: Material, allowed: float, target: str, observations: int) -> tuple[NoiseRecord, ...]:
     found = noise_for_information(
         material.channel, allowed, material.bounds, material.held_out, observations=observations
     )
@@ -115,16 +123,4 @@ def noise_for_target(
             f"expected a target that some noise reaches, got {allowed:.3g} nats ({target}): the best that "
             f"{len(material.unseen)} held-out pictures can show is {best:.3g} nats"
         )
-    assert evaluation is not None
-    assert material.channel is not None
-    assert material.channel.std is not None
-    return TargetRecord(
-        run=str(record.path),
-        target=target,
-        information_nats=allowed,
-        rests_on=rests_on,
-        utility_floor_nats=utility_floor(evaluation.accuracy.low, material.classes),
-        noise_now=float(torch.as_tensor(material.channel.std).mean()),
-        observations=observations,
-        needed=tuple(NoiseRecord(**asdict(item)) for item in found),
-    )
+    return tuple(NoiseRecord(**asdict(item)) for item in found)

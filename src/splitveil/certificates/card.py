@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from splitveil.errors import MissingDataError
-from splitveil.files import write_text
-from splitveil.specs import Frozen, parse, read_json
+from splitveil.records import FiledRecord
+from splitveil.specs import Frozen
 
 __all__ = ["FILE", "Card", "Rung", "StatementRecord"]
 
@@ -36,6 +34,12 @@ class StatementRecord(Frozen):
     def secure(self) -> float:
         """The value that attacks are held against: an estimate's lower limit where there is one."""
         return self.value if self.low is None else min(self.low, self.value)
+
+    @property
+    def basis(self) -> str:
+        """What it rests on, as a table says it: what was estimated, or where its information comes from."""
+        told = [text for text in self.assumptions if text.startswith(("information by", "the gallery"))]
+        return self.rests_on or ", ".join(told)
 
 
 class Rung(Frozen):
@@ -66,7 +70,7 @@ class Rung(Frozen):
     n: int
 
 
-class Card(Frozen):
+class Card(FiledRecord):
     """Everything that is known about what no attacker can beat.
 
     Args:
@@ -79,6 +83,10 @@ class Card(Frozen):
         status: ``violated`` if an attack beats a certificate, which means that an assumption does not hold.
         elapsed_s: to compute it.
     """
+
+    file: ClassVar[str] = FILE
+    what: ClassVar[str] = "a card"
+    command: ClassVar[str] = "certify"
 
     format: Literal[1] = 1
     run: str
@@ -95,23 +103,12 @@ class Card(Frozen):
         """Names of the estimates that an attack beat: they say nothing."""
         return tuple(rung.statement for rung in self.sandwich if rung.kind == "estimate" and rung.violated)
 
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the certificates assume, each once."""
+        certified = (item for item in self.statements if item.kind == "certificate")
+        return tuple(dict.fromkeys(text for item in certified for text in item.assumptions))
+
     def find(self, name: str, quantity: str | None = None) -> list[StatementRecord]:
         """All statements of this name."""
         return [item for item in self.statements if item.name == name and quantity in (None, item.quantity)]
-
-    def write(self, folder: Path) -> Path:
-        """Write ``certificates.json`` into a folder, whole or not at all; an older card is replaced."""
-        write_text(folder / FILE, self.model_dump_json(indent=2) + "\n")
-        return folder / FILE
-
-    @classmethod
-    def read(cls, folder: Path) -> Card:
-        """The card of a folder.
-
-        Raises:
-            MissingDataError: there is none.
-        """
-        file = Path(folder) / FILE
-        if not file.is_file():
-            raise MissingDataError(f"expected a card at '{file}', got none: run  splitveil certify  first")
-        return parse(cls, read_json(file), str(file))

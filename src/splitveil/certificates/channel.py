@@ -9,7 +9,7 @@ from torch import Tensor
 
 from splitveil.bounds.fisher import Moments
 from splitveil.data.loader import Pictures
-from splitveil.errors import SpecError
+from splitveil.errors import ContractError, SpecError
 from splitveil.split import SplitModel
 
 __all__ = ["Channel", "Features"]
@@ -78,7 +78,8 @@ class Channel:
 
         def moments(x: Tensor) -> tuple[Tensor, Tensor]:
             found = self.model.features(x)[1]
-            assert found is not None
+            if found is None:
+                raise ContractError("expected the Gaussian stage that the mechanism declared before, got none")
             mean = found.mean.flatten(1)
             return mean, found.std.expand(found.mean.shape).flatten(1)
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from splitveil.bounds import Certificate, Statement, demonstrated_information
 from splitveil.bounds.entropy import (
-    EntropyProfile,
+    Array,
     PrincipalAxes,
     dither,
     gaussian_profile,
@@ -38,12 +38,12 @@ from splitveil.errors import SpecError
 from splitveil.experiments.attacking import load_model
 from splitveil.experiments.environment import pick_device
 from splitveil.experiments.training import LoadedData, load_data_spec
-from splitveil.records import PREDICTIONS, RunRecord
+from splitveil.records import PREDICTIONS, Evaluation, RunRecord
 from splitveil.rng import Rng
 from splitveil.split import SplitModel
 from splitveil.training.observer import Observer
 
-__all__ = ["GALLERIES", "Material", "certify_run", "gather", "picture_profiles"]
+__all__ = ["GALLERIES", "Material", "certify_run", "gather", "picture_coordinates"]
 
 GALLERIES = (10, 100, 10_000)
 """How many pictures an attacker chooses among, unless told otherwise."""
@@ -66,7 +66,7 @@ class Material:
         train: pictures.
         unseen: pictures of `held_out`.
         classes: of the labels.
-        payload_bytes: of a release.
+        evaluation: of the run.
     """
 
     model: SplitModel
@@ -77,7 +77,7 @@ class Material:
     train: Pictures
     unseen: Pictures
     classes: int
-    payload_bytes: int
+    evaluation: Evaluation
 
 
 def gather(
@@ -111,7 +111,7 @@ def gather(
         train=train,
         unseen=unseen,
         classes=data.source.classes,
-        payload_bytes=evaluation.payload_bytes,
+        evaluation=evaluation,
     )
 
 
@@ -154,7 +154,7 @@ def certify_run(
     skipped = _not_to_be_said(material)
     information = information_certificates(
         material.channel,
-        material.payload_bytes,
+        material.evaluation.payload_bytes,
         material.bounds,
         material.held_out,
         observations=observations,
@@ -168,7 +168,12 @@ def certify_run(
     d = material.test.get(torch.arange(1))[0].numel()
     if entropy_nats is not None:
         certificates.append(certified_error(source, entropy_nats, d))
-    axes, profiles = picture_profiles(material, rng.child("entropy"))
+    axes, fitted, held_out = picture_coordinates(material, rng.child("entropy"))
+    profiles = [
+        gaussian_profile(held_out),
+        mixture_profile(fitted, held_out, rng=rng.child("entropy", "mixture")),
+        neighbour_profile(held_out),
+    ]
     estimates: list[Statement] = [*error_estimates(source, profiles, rng.child("resamples"))]
     if slopes is not None and material.channel is None:
         skipped["fisher, spectrum"] = _NO_CHANNEL
@@ -212,17 +217,11 @@ def _utility(record: RunRecord, material: Material) -> Certificate:
     return utility_certificate(low, material.classes, _UTILITY_CONFIDENCE, len(right))
 
 
-def picture_profiles(material: Material, rng: Rng) -> tuple[PrincipalAxes, list[EntropyProfile]]:
-    """Entropies of pictures: axes and mixture from the training pictures, everything else on those held out."""
+def picture_coordinates(material: Material, rng: Rng) -> tuple[PrincipalAxes, Array, Array]:
+    """The axes of the training pictures, and coordinates along them: of these pictures, and of those held out."""
     known = dither(material.train.images, rng.child("train"))
-    unseen = dither(material.unseen.images, rng.child("unseen"))
     axes = PrincipalAxes.fit(known)
-    fitted, held_out = axes.coordinates(known), axes.coordinates(unseen)
-    return axes, [
-        gaussian_profile(held_out),
-        mixture_profile(fitted, held_out, rng=rng.child("mixture")),
-        neighbour_profile(held_out),
-    ]
+    return axes, axes.coordinates(known), axes.coordinates(dither(material.unseen.images, rng.child("unseen")))
 
 
 def _demonstrated(material: Material, observations: int, rng: Rng) -> list[Reached]:

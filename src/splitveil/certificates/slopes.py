@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from splitveil.certificates.channel import Channel
 from splitveil.data.loader import Pictures
 from splitveil.errors import SpecError, TrainingError
 from splitveil.rng import Rng
+from splitveil.training.stepping import take_step
 
 __all__ = ["ScoreNet", "SlopeSettings", "fit_score", "slope_estimates"]
 
@@ -92,8 +93,7 @@ def fit_score(pictures: Pictures, settings: SlopeSettings, rng: Rng) -> ScoreNet
     """
     with rng.child("weights").scoped():
         net = ScoreNet(pictures.get(torch.arange(1))[0].shape[1], settings.channels).to(pictures.device)
-    parameters = list(net.parameters())
-    optimiser = torch.optim.Adam(parameters, lr=2e-3)
+    optimiser = torch.optim.Adam(net.parameters(), lr=2e-3)
     batches = max(1, len(pictures) // 64)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs * batches)
     loss = torch.zeros(())
@@ -103,9 +103,7 @@ def fit_score(pictures: Pictures, settings: SlopeSettings, rng: Rng) -> ScoreNet
             x = pictures.get(indices)[0]
             noise = torch.randn(x.shape, generator=rng.child("noise", epoch, step).generator()).to(x)
             loss = functional.mse_loss(net(x + settings.smoothing * noise), noise)
-            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-                parameter.grad = gradient
-            optimiser.step()
+            take_step(optimiser, loss)
             schedule.step()
     if not bool(loss.isfinite()):
         raise TrainingError("the network that learns the score of pictures diverged: raise smoothing")
@@ -142,74 +140,84 @@ def slope_estimates(
     d = x[0].numel()
     k = min(settings.directions, d)
     directions = axes.directions[:, :k].T.reshape(k, *x.shape[1:]).to(x)
+    jumps = _jumps(channel, y, directions)
+    net = fit_score(learned_from, settings, rng.child("score"))
+    with torch.no_grad():
+        score = torch.cat([-net(part) / settings.smoothing for part in torch.split(y, _CHUNK)]).flatten(1)
+    rows = torch.cat([fisher_rows(channel.moments, part, directions) for part in torch.split(y, _CHUNK)])
+    bound = spectrum(rows, score @ directions.flatten(1).T, d, observations)
+    traces, norms = _traces(channel, y, settings.probes, rng.child("probes")), score.square().sum(1)
+    total, spread = _mean_and_error(observations * traces + norms)
+    error = _mean_and_error(bound.terms)[1]
+    free = unbiased(traces, d, observations)
+    plain = Estimate(
+        name="fisher",
+        quantity="mse",
+        relation=">=",
+        value=_without(van_trees(traces, norms, d, observations), settings),
+        unit="",
+        assumptions=(
+            "noise is drawn anew, independently, for every release",
+            f"pictures have Gaussian noise of standard deviation {settings.smoothing:g} added before the head",
+            f"features change with their slopes (checked: steps miss them by {jumps:.1%})",
+        ),
+        reference="van Trees 1968; Gill and Levit 1995, (11)",
+        observations=observations,
+        n=count,
+        rests_on=f"the score of pictures, by denoising score matching on {len(learned_from)} pictures",
+        low=_without(d / (total + spread), settings),
+        high=_without(d / max(total - spread, 1e-30), settings),
+    )
+    return [
+        plain,
+        replace(
+            plain,
+            name="spectrum",
+            value=_without(bound.value, settings),
+            reference="van Trees in matrix form, two-fold variational",
+            rests_on=f"{plain.rests_on}, along {k} principal axes",
+            low=_without(bound.value - error, settings),
+            high=_without(bound.value + error, settings),
+        ),
+        replace(
+            plain,
+            name="unbiased",
+            quantity="mse of unbiased attackers only",
+            value=free,
+            reference="Cramér-Rao; Hannun et al. 2021 (dFIL)",
+            rests_on="slopes at held-out pictures",
+            low=free,
+            high=free,
+        ),
+    ]
+
+
+def _jumps(channel: Channel, y: Tensor, directions: Tensor) -> float:
+    """How far steps miss the slopes, a median over some pictures and directions.
+
+    Raises:
+        SpecError: so far that slopes say nothing.
+    """
     jumps = float(continuity(channel.moments, y[:_TESTED], directions[:_TESTED]).median())
     if jumps > _SMOOTH:
         raise SpecError(
             f"expected features that change with their slopes, got steps that miss them by {jumps:.0%}: a release "
             "that jumps (quantised, top-k) has no Fisher information; leave the Fisher family out"
         )
-    net = fit_score(learned_from, settings, rng.child("score"))
-    with torch.no_grad():
-        score = torch.cat([-net(part) / settings.smoothing for part in torch.split(y, _CHUNK)]).flatten(1)
-    rows = torch.cat([fisher_rows(channel.moments, part, directions) for part in torch.split(y, _CHUNK)])
-    along = score @ directions.flatten(1).T
-    bound = spectrum(rows, along, d, observations)
-    probes = torch.randn((count, settings.probes, *x.shape[1:]), generator=rng.child("probes").generator()).to(x)
-    traces = torch.cat(
-        [
-            fisher_rows(channel.moments, part, own).square().sum(2).mean(1)
-            for part, own in zip(torch.split(y, _CHUNK), torch.split(probes, _CHUNK), strict=True)
-        ]
-    )
-    norms = score.square().sum(1)
-    smoothed = f"pictures have Gaussian noise of standard deviation {settings.smoothing:g} added before the head"
-    assumptions = (
-        "noise is drawn anew, independently, for every release",
-        smoothed,
-        f"features change with their slopes (checked: steps miss them by {jumps:.1%})",
-    )
-    score_by = f"the score of pictures, by denoising score matching on {len(learned_from)} pictures"
+    return jumps
 
-    def told(
-        name: str, value: float, low: float, high: float, reference: str, rests_on: str, quantity: str = "mse"
-    ) -> Estimate:
-        return Estimate(
-            name, quantity, ">=", value, "", assumptions, reference, observations, 1.0, count,
-            rests_on=rests_on, low=low, high=high,
-        )  # fmt: skip
 
-    free = unbiased(traces, d, observations)
-    trace = van_trees(traces, norms, d, observations)
-    spread = _LIMIT * float((observations * traces + norms).double().std()) / math.sqrt(count)
-    total = d / trace
-    error = _LIMIT * float(bound.terms.std()) / math.sqrt(len(bound.terms))
-    return [
-        told(
-            "fisher",
-            _without(trace, settings),
-            _without(d / (total + spread), settings),
-            _without(d / max(total - spread, 1e-30), settings),
-            "van Trees 1968; Gill and Levit 1995, (11)",
-            score_by,
-        ),
-        told(
-            "spectrum",
-            _without(bound.value, settings),
-            _without(bound.value - error, settings),
-            _without(bound.value + error, settings),
-            "van Trees in matrix form, two-fold variational",
-            f"{score_by}, along {k} principal axes",
-        ),
-        told(
-            "unbiased",
-            free,
-            free,
-            free,
-            "Cramér-Rao; Hannun et al. 2021 (dFIL)",
-            "slopes at held-out pictures",
-            "mse of unbiased attackers only",
-        ),
-    ]
+def _traces(channel: Channel, y: Tensor, probes: int, rng: Rng) -> Tensor:
+    """``(n,)``, unbiased estimates of Tr F at pictures, by random directions of each picture's own."""
+    directions = torch.randn((len(y), probes, *y.shape[1:]), generator=rng.generator()).to(y)
+    parts = zip(torch.split(y, _CHUNK), torch.split(directions, _CHUNK), strict=True)
+    return torch.cat([fisher_rows(channel.moments, part, own).square().sum(2).mean(1) for part, own in parts])
+
+
+def _mean_and_error(terms: Tensor) -> tuple[float, float]:
+    """The mean, and how far its one-sided 99.9 % limits lie from it."""
+    wide = terms.double()
+    return float(wide.mean()), _LIMIT * float(wide.std()) / math.sqrt(len(wide))
 
 
 def _without(mse: float, settings: SlopeSettings) -> float:

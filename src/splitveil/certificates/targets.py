@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from scipy.optimize import brentq
+from torch import Tensor
 
-from splitveil.bounds import blocks, identification_information, undithered
+from splitveil.bounds import blocks, undithered
 from splitveil.bounds.entropy import EntropyProfile
 from splitveil.certificates.channel import Channel, Features
 from splitveil.certificates.information import POPULATION, FittedBound, information_certificates
 from splitveil.errors import SpecError
 
-__all__ = ["Needed", "information_for_error", "information_for_identification", "noise_for_information"]
+__all__ = ["Needed", "information_for_error", "noise_for_information", "noise_of_one_size"]
 
 _FINEST, _COARSEST = 1e-4, 1e4  # noise over the width of the box
 _TOLERANCE = 1e-4  # relative, of the noise
@@ -40,11 +42,6 @@ class Needed:
     keeps: bool
 
 
-def information_for_identification(probability: float, gallery: int) -> float:
-    """The information that keeps an attacker from being right more often, see `identification_information`."""
-    return identification_information(probability, gallery)
-
-
 def information_for_error(mse: float, profile: EntropyProfile) -> float:
     """The information under which no attacker errs less than this, as far as the entropy profile is right.
 
@@ -57,9 +54,10 @@ def information_for_error(mse: float, profile: EntropyProfile) -> float:
     """
     best = undithered(blocks(profile.nats, profile.sizes, 0.0))
     if not 0 < mse <= best:
+        psnr_db = -10 * math.log10(best) if best else math.inf
         raise SpecError(
             f"expected an error that some attacker may be held to, above 0 and at most {best:.4g} (PSNR "
-            f"{_psnr(best):.1f} dB), what an attacker without any release is sure to make; got {mse:.4g}"
+            f"{psnr_db:.1f} dB), what an attacker without any release is sure to make; got {mse:.4g}"
         )
     reach = 1.0
     while undithered(blocks(profile.nats, profile.sizes, reach)) >= mse:
@@ -67,8 +65,18 @@ def information_for_error(mse: float, profile: EntropyProfile) -> float:
     return float(brentq(lambda nats: undithered(blocks(profile.nats, profile.sizes, nats)) - mse, 0.0, reach))
 
 
-def _psnr(mse: float) -> float:
-    return float(-10 * torch.tensor(mse).log10())
+def noise_of_one_size(channel: Channel | None) -> tuple[Channel, Tensor, float]:
+    """A channel, its noise ``(q,)``, and the width of the box before it, where it has both.
+
+    Raises:
+        SpecError: there is no noise, or it depends on the picture, or nothing is clipped.
+    """
+    if channel is None or channel.std is None or channel.width is None:
+        raise SpecError(
+            "expected features that are clipped before noise of one size, got others: no amount of noise is known to "
+            "bound what they tell; use a defense with a clip, such as gaussian or cem"
+        )
+    return channel, channel.std, channel.width
 
 
 def noise_for_information(
@@ -96,21 +104,16 @@ def noise_for_information(
     """
     if not target_nats > 0:
         raise SpecError(f"expected a target above 0 nats, got {target_nats}: a release without information is none")
-    if channel is None or channel.std is None or channel.width is None:
-        raise SpecError(
-            "expected features that are clipped before noise of one size, got others: no amount of noise is known to "
-            "bound what they tell; use a defense with a clip, such as gaussian or cem"
-        )
-    plain = channel.std
+    plain, std, width = noise_of_one_size(channel)
 
     def bound(name: str, noise_std: float) -> float:
-        noisy = Channel(channel.model, torch.full_like(plain, noise_std), channel.box)
+        noisy = replace(plain, std=torch.full_like(std, noise_std))
         wanted = [item for item in bounds if item.name == name]
         found = information_certificates(noisy, 1, wanted, held_out, observations=observations)
         return next(item.value for item in found if item.name == name)
 
     names = ("capacity", *(item.name for item in bounds if held_out is not None))
-    return [_needed(name, channel.width, target_nats, partial(bound, name)) for name in names]
+    return [_needed(name, width, target_nats, partial(bound, name)) for name in names]
 
 
 def _needed(name: str, width: float, target: float, bound: Callable[[float], float]) -> Needed:

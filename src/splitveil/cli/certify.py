@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,6 +48,7 @@ def certify(
 
     trust(model)
     records = RunRecord.gather(runs)
+    shared: dict[str, Any] = {"observations": observations, "seed": seed, "device": device, "trusted": model}
     if any(value is not None for value in (target_nats, target_identification, target_psnr)):
         if among is not None and len(among) > 1:
             raise UsageError(f"expected one --among beside a target, got {len(among)}: ask one by one")
@@ -58,11 +59,8 @@ def certify(
                 identification=target_identification,
                 among=among[0] if among else None,
                 psnr_db=target_psnr,
-                observations=observations,
-                seed=seed,
-                device=device,
-                trusted=model,
                 observer=progress_bar(record.name),
+                **shared,
             )
             for record in records
         ]
@@ -75,14 +73,11 @@ def certify(
     cards = [
         certify_run(
             record,
-            observations=observations,
             galleries=tuple(among) if among else GALLERIES,
             slopes=SlopeSettings() if fisher else None,
             entropy_nats=entropy_nats,
-            seed=seed,
-            device=device,
-            trusted=model,
             observer=progress_bar(record.name),
+            **shared,
         )
         for record in records
     ]
@@ -125,23 +120,14 @@ def _show(card: Card) -> None:
         Console(width=140).print(table)
     for name, reason in card.skipped.items():
         typer.echo(f"  not said: {name}: {reason}")
-    for text in dict.fromkeys(
-        text for item in card.statements if item.kind == "certificate" for text in item.assumptions
-    ):
+    for text in card.assumptions:
         typer.echo(f"  assumed: {text}")
 
 
 def _cells(item: StatementRecord) -> list[str]:
     value = f"{item.value:.4g}{' ' + item.unit if item.unit else ''}"
     certain = "-" if item.confidence == 1.0 else f"{item.confidence:.1%}"
-    return [item.name, item.quantity, item.relation, value, certain, str(item.n or "-"), _source(item)]
-
-
-def _source(item: StatementRecord) -> str:
-    if item.rests_on:
-        return _short(item.rests_on)
-    gallery = [text for text in item.assumptions if text.startswith(("information by", "the gallery"))]
-    return ", ".join(gallery)
+    return [item.name, item.quantity, item.relation, value, certain, str(item.n or "-"), _short(item.basis)]
 
 
 def _short(text: str) -> str:

@@ -60,16 +60,15 @@ def cards(runs: Sequence[Run]) -> list[CardView]:
 
 
 def _card(run: Run, card: Card) -> CardView:
-    certified = [item for item in card.statements if item.kind == "certificate"]
     return CardView(
         label=run.label,
         colour=run.colour,
         observations=card.observations,
         violated=card.status == "violated",
-        certified=tuple(map(_statement, certified)),
+        certified=tuple(_statement(item) for item in card.statements if item.kind == "certificate"),
         estimated=tuple(_statement(item) for item in card.statements if item.kind == "estimate"),
         rungs=tuple(map(_rung, card.sandwich)),
-        assumptions=tuple(dict.fromkeys(text for item in certified for text in item.assumptions)),
+        assumptions=card.assumptions,
         skipped=tuple(sorted(card.skipped.items())),
     )
 
@@ -77,14 +76,13 @@ def _card(run: Run, card: Card) -> CardView:
 def _statement(item: StatementRecord) -> StatementRow:
     limits = "" if item.low is None or item.high is None else f"{scalar(item.low)} to {scalar(item.high)}"
     sign = {"<=": "at most", ">=": "at least"}[item.relation]
-    told = [text for text in item.assumptions if text.startswith(("information by", "the gallery"))]
     return StatementRow(
         name=item.name,
         quantity=item.quantity,
         value=f"{sign} {scalar(item.value)} {_UNITS.get(item.unit, item.unit)}".strip(),
         limits=limits,
         certain=DASH if item.confidence == 1.0 else f"{percent(item.confidence)} %",
-        rests_on=item.rests_on or ", ".join(told),
+        rests_on=item.basis,
     )
 
 

@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from attack_fixtures import model
-from splitveil.bounds import blocks, capacity_box, identification, undithered
+from splitveil.bounds import blocks, capacity_box, identification, identification_information, undithered
 from splitveil.bounds.entropy import gaussian_profile
 from splitveil.certificates.channel import Channel, Features
 from splitveil.certificates.information import fit_bounds, information_certificates
 from splitveil.certificates.targets import (
     information_for_error,
-    information_for_identification,
     noise_for_information,
 )
 from splitveil.errors import SpecError
@@ -65,7 +64,7 @@ def test_what_held_out_pictures_cannot_show_is_said() -> None:
 
 
 def test_a_name_and_an_error_as_information() -> None:
-    nats = information_for_identification(0.5, 10_000)
+    nats = identification_information(0.5, 10_000)
     assert identification(nats, 10_000) == pytest.approx(0.5)
     profile = gaussian_profile(np.random.default_rng(0).normal(size=(500, 4)) * [0.3, 0.2, 0.1, 0.05])
     nats = information_for_error(0.01, profile)
@@ -77,7 +76,7 @@ def test_what_cannot_be_had_is_refused_with_the_best_that_can() -> None:
     with pytest.raises(SpecError, match=r"at most 0\.00\d+ \(PSNR 2\d\.\d dB\)"):
         information_for_error(0.5, profile)
     with pytest.raises(SpecError, match="above chance"):
-        information_for_identification(0.001, 100)
+        identification_information(0.001, 100)
     with pytest.raises(SpecError, match="target above 0"):
         noise_for_information(CHANNEL, 0.0)
     with pytest.raises(SpecError, match="use a defense with a clip"):
