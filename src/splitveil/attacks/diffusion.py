@@ -64,6 +64,8 @@ class DiffusionInverter(Inverter):
         Zhu et al.: Denoising Diffusion Models for Plug-and-Play Image Restoration, CVPRW 2023 (DiffPIR).
     """
 
+    searches = True
+
     def __init__(
         self,
         simulate: Callable[[Tensor], Tensor],
@@ -80,17 +82,17 @@ class DiffusionInverter(Inverter):
 
     def reconstruct(self, r: Tensor) -> Tensor:
         """The mean over samples, in [0, 1]."""
-        drawn = [
-            self._sample(r.detach(), self._rng.child("sample", number)) for number in range(self._restoring.samples)
-        ]
+        drawn = [self._sample(r.detach(), number) for number in range(self._restoring.samples)]
         return torch.stack(drawn).mean(0)
 
-    def _sample(self, r: Tensor, rng: Rng) -> Tensor:
+    def _sample(self, r: Tensor, sample: int) -> Tensor:
+        rng = self._rng.child("sample", sample)
         noisy = self._noise(r, rng.child("start"))
         for number, level in enumerate(self._levels):
             with torch.no_grad():
                 expected = level.denoise(noisy)
             fitted = self._fit(expected, r, level.error)
+            self.report((sample + (number + 1) / len(self._levels)) / self._restoring.samples)
             if number + 1 < len(self._levels):
                 found = (noisy - level.signal**0.5 * fitted) / (1 - level.signal) ** 0.5
                 fresh = self._noise(r, rng.child("level", number))

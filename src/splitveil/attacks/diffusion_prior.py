@@ -115,6 +115,8 @@ class DiffusionPrior(Attack):
             if not math.isfinite(float(total)):
                 raise TrainingError(f"the diffusion model diverged in epoch {epoch}: lower model_lr")
             history.append({"epoch": epoch, "loss": float(total) / len(batches)})
+            if view.progress is not None:
+                view.progress({**history[-1], "epochs": self.epochs})
         return cast(Denoiser, average.module).requires_grad_(False).eval(), history
 
     def _levels(self, denoiser: Denoiser, view: AttackerView, signals: Tensor, rng: Rng) -> list[Level]:

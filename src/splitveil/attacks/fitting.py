@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from splitveil.attacks.inverters import DecoderInverter, mean_picture
 from splitveil.attacks.standardise import Standardisation, check_standardisation
-from splitveil.attacks.view import AttackerView, AuxiliaryPictures
+from splitveil.attacks.view import AttackerView, AuxiliaryPictures, Progress
 from splitveil.contracts import Attack, Inverter
 from splitveil.data.augment import augment
 from splitveil.errors import SpecError, TrainingError
@@ -153,7 +153,7 @@ class DecoderAttack(Attack):
         return inverter
 
     def _epochs(
-        self, inverter: DecoderInverter, releases: Releases, progress: Callable[[dict[str, Any]], None] | None
+        self, inverter: DecoderInverter, releases: Releases, progress: Progress | None
     ) -> tuple[list[dict[str, Any]], int]:
         optimiser = torch.optim.Adam(inverter.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         history: list[dict[str, Any]] = []

@@ -165,4 +165,6 @@ class GanPrior(Attack):
             if not all(map(math.isfinite, losses)):
                 raise TrainingError(f"the generator diverged in epoch {epoch}: lower generator_lr")
             history.append({"epoch": epoch, "critic": losses[0], "generator": losses[1]})
+            if view.progress is not None:
+                view.progress({**history[-1], "epochs": self.epochs})
         return cast(Generator, average.module).requires_grad_(False).eval(), history

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -113,7 +114,15 @@ class DecoderInverter(FittedInverter):
         """``(n, *r)`` to pictures in (0, 1)."""
         if self._choices["reads"] == "support":
             r = support(r)
-        return (self.net.logits(self.standardise(r)) + self.prior).sigmoid()
+        standard = self.standardise(r)
+        with _half_precision(r, self.training):
+            logits = self.net.logits(standard)
+        return (logits.to(standard) + self.prior).sigmoid()
+
+
+def _half_precision(r: Tensor, training: bool) -> AbstractContextManager[object]:
+    """Training on a GPU computes in bfloat16; releases are rescaled, and pictures scored, in full precision."""
+    return torch.autocast("cuda", torch.bfloat16) if training and r.is_cuda else nullcontext()
 
 
 def support(r: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from splitveil.attacks.view import AttackerView
+from splitveil.attacks.view import AttackerView, Progress
 from splitveil.errors import SpecError, TrainingError
 from splitveil.rng import Rng
 
@@ -116,7 +116,7 @@ def choose(
     *,
     loss: Callable[[Any, Tensor, Tensor], Tensor],
     validate: Callable[[Any, Tensor, Tensor], float] | None,
-    progress: Callable[[dict[str, Any]], None] | None,
+    progress: Progress | None,
 ) -> Choice:
     """Train candidates side by side on the same releases; the best one ends in its best epoch's state.
 

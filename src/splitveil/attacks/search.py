@@ -16,16 +16,23 @@ from splitveil.rng import Rng
 
 __all__ = ["SearchInverter", "Searching"]
 
-_LAST_SHARE = 0.2
+_FIRST_CYCLE = 0.75  # of the steps
+_SECOND_RATE = 0.5  # of the first rate: enough to leave a place that only a spent rate made look final
 _CONVERGED = 1e-2
+_TENTH = 0.1
+_NOTHING = 1e-6  # of the first objective: what is left of a misfit that can be made to vanish
 
 
 @dataclass(frozen=True)
 class Searching:
     """How to search: Adam with a cosine rate, from several starts.
 
+    The rate falls to zero over three quarters of the steps, so the objective stands still then whatever is left to
+    gain. The last quarter begins anew at half the rate: a search has converged where that gains less than 1 %, and
+    less than a tenth of what the first cycle gained or of that 1 % (steps too few to get anywhere gain little, too).
+
     Args:
-        steps: of each search.
+        steps: of each search, both cycles together.
         lr: first learning rate, in the prior's coordinates.
         restarts: searches per release; the one with the least objective counts.
         spread: of the starts after the first, in the prior's coordinates.
@@ -51,6 +58,8 @@ class SearchInverter(Inverter):
         begin: from releases to pictures to start from; None for the prior's own start.
     """
 
+    searches = True
+
     def __init__(
         self,
         simulate: Callable[[Tensor], Tensor],
@@ -69,19 +78,16 @@ class SearchInverter(Inverter):
         """The best of all starts for each release."""
         found: list[Tensor] = []
         values: list[Tensor] = []
-        late = torch.zeros((), dtype=torch.float64)
+        converged = True
         for restart in range(self._searching.restarts):
-            w, objective, before = self._search(r.detach(), self._start(r, restart))
+            start = self._start(r, restart)
+            w, objective, before = self._search(r.detach(), start, restart)
             found.append(w)
             values.append(objective)
-            late = late + (before.double().sum() - objective.double().sum()) / before.double().sum().abs().clamp_min(
-                1e-12
-            )
+            converged = converged and _still(self._objective(start, r), before, objective)
         best = torch.stack(values).argmin(0)
         chosen = torch.stack(found)[best, torch.arange(len(r), device=r.device)]
-        self.facts["converged"] = bool(late / self._searching.restarts < _CONVERGED) and self.facts.get(
-            "converged", True
-        )
+        self.facts["converged"] = converged and self.facts.get("converged", True)
         self.facts["objective"] = float(torch.stack(values).amin(0).mean())
         with torch.no_grad():
             return self._prior.draw(chosen)
@@ -95,25 +101,40 @@ class SearchInverter(Inverter):
         ]
         return torch.cat(rows).to(r.device)
 
-    def _search(self, r: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Coordinates, their objective ``(n,)``, and the objective before the last fifth of the steps."""
-        w = start.detach().clone().requires_grad_()
-        optimiser = torch.optim.Adam([w], lr=self._searching.lr)
-        before = torch.full((len(r),), math.inf)
-        last = self._searching.steps - max(1, round(_LAST_SHARE * self._searching.steps))
+    def _search(self, r: Tensor, start: Tensor, restart: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The better end of both cycles, its objective ``(n,)``, and the objective at the end of the first."""
+        steps, lr = self._searching.steps, self._searching.lr
+        first = max(1, round(_FIRST_CYCLE * steps))
+        done = steps * restart
+        w, before = self._cycle(r, start, lr, first, done)
+        if first == steps:
+            return w, before, before
+        again, after = self._cycle(r, w, _SECOND_RATE * lr, steps - first, done + first)
+        better = after < before
+        chosen = torch.where(better.reshape(-1, *[1] * (w.ndim - 1)), again, w)
+        return chosen, torch.where(better, after, before), before
+
+    def _cycle(self, r: Tensor, start: Tensor, lr: float, steps: int, done: int) -> tuple[Tensor, Tensor]:
+        """Where Adam with a rate that falls to zero ends, and the objective there."""
+        w, total = start.detach().clone().requires_grad_(), self._searching.steps * self._searching.restarts
+        optimiser = torch.optim.Adam([w], lr=lr)
         with torch.enable_grad():
-            for step in range(self._searching.steps):
+            for step in range(steps):
                 for group in optimiser.param_groups:
-                    group["lr"] = self._searching.lr * (1 + math.cos(math.pi * step / self._searching.steps)) / 2
-                objective = self._objective(w, r)
-                if step == last:
-                    before = objective.detach()
-                optimiser.zero_grad(set_to_none=True)
-                w.grad = torch.autograd.grad(objective.sum(), w)[0]
+                    group["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
+                w.grad = torch.autograd.grad(self._objective(w, r).sum(), w)[0]
                 optimiser.step()
+                self.report((done + step + 1) / total)
         with torch.no_grad():
-            return w.detach(), self._objective(w, r), before
+            return w.detach(), self._objective(w, r)
 
     def _objective(self, w: Tensor, r: Tensor) -> Tensor:
         error = (self._simulate(self._prior.draw(w)) - r).square() / (2 * self._variance)
         return error.flatten(1).sum(1) + self._prior.energy(w)
+
+
+def _still(start: Tensor, before: Tensor, after: Tensor) -> bool:
+    """Whether the second cycle gained next to nothing, by the sums of objectives ``(n,)``."""
+    first, last, end = (float(value.detach().double().sum()) for value in (start, before, after))
+    gained, limit = last - end, _CONVERGED * max(abs(last), _NOTHING * abs(first))
+    return gained <= limit and (gained <= _TENTH * limit or gained <= _TENTH * (first - last))

@@ -77,6 +77,8 @@ class UnSplitInverter(Inverter):
         attack: how to search.
     """
 
+    searches = True
+
     def __init__(self, clone: nn.Module, picture: tuple[int, ...], attack: UnSplit) -> None:
         super().__init__()
         self._clone, self._picture, self._attack = [clone], picture, attack  # a list: no part of the state
@@ -84,7 +86,12 @@ class UnSplitInverter(Inverter):
 
     def reconstruct(self, r: Tensor) -> Tensor:
         """Pictures of releases ``(n, *r)``, in (0, 1)."""
-        return torch.cat([self._chunk(chunk.detach()) for chunk in torch.split(r, _CHUNK)])
+        found, done = list[Tensor](), 0
+        for chunk in torch.split(r, _CHUNK):
+            found.append(self._chunk(chunk.detach()))
+            done += len(chunk)
+            self.report(done / len(r))
+        return torch.cat(found)
 
     def _chunk(self, r: Tensor) -> Tensor:
         clone = deepcopy(self._clone[0]).to(r.device)

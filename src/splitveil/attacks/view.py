@@ -29,7 +29,10 @@ from splitveil.rng import Rng
 from splitveil.split import evaluating
 from splitveil.threats import Grant, ThreatModel
 
-__all__ = ["AttackerView", "AuxiliaryPictures", "attacker_view"]
+__all__ = ["AttackerView", "AuxiliaryPictures", "Progress", "attacker_view"]
+
+Progress = Callable[[dict[str, Any]], None]
+"""Called with facts about an attack that is being fitted: ``epoch`` of ``epochs``, and its errors."""
 
 
 class AuxiliaryPictures:
@@ -93,7 +96,7 @@ class AttackerView:
         auxiliary: Pictures | None,
         rng: Rng,
         observed: Callable[[], Tensor] | None = None,
-        lender: Callable[[Attack], tuple[Inverter, int]] | None = None,
+        lender: Callable[[Attack, Progress | None], tuple[Inverter, int]] | None = None,
     ) -> None:
         missing = sorted(threat.grants - subject.offers)
         if missing:
@@ -114,7 +117,7 @@ class AttackerView:
         self.input_shape: tuple[int, ...] = subject.input_shape
         self.release_spec: FeatureSpec = subject.release_spec
         self.queries = 0
-        self.progress: Callable[[dict[str, Any]], None] | None = None
+        self.progress: Progress | None = None
 
     def borrow(self, attack: Attack, rng: Rng) -> Inverter:
         """An attack of the same attacker, to build on; fitted once for all who ask.
@@ -127,7 +130,7 @@ class AttackerView:
         """
         if self._lender is None or self.threat.query_budget is not None:
             return attack.fit(self, rng)
-        inverter, queries = self._lender(attack)
+        inverter, queries = self._lender(attack, self.progress)
         self.queries += queries
         return inverter
 

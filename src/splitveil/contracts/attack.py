@@ -60,9 +60,22 @@ class View(Protocol):
 
 
 class Inverter(nn.Module, ABC):
-    """A fitted attack: releases in, pictures out."""
+    """A fitted attack: releases in, pictures out.
 
+    Attributes:
+        facts: of the fit, and of the last call.
+        searches: whether a call is long work, as a search for each picture is; it then reports its progress.
+        progress: called with the share of the call that is done, in (0, 1], by attacks that search.
+    """
+
+    searches: ClassVar[bool] = False
     facts: dict[str, Any]
+    progress: Callable[[float], None] | None = None
+
+    def report(self, share: float) -> None:
+        """Tell who watches that so much of a call is done."""
+        if self.progress is not None:
+            self.progress(share)
 
     def invert(self, r: Tensor) -> Tensor:
         """``(n, *r)`` to pictures ``(n, c, h, w)`` in [0, 1], in evaluation mode, without gradient."""

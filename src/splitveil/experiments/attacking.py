@@ -156,7 +156,7 @@ def fit_and_score(
     started, places = time.monotonic(), target.places(pictures)
     inverter, queries = target.fit(configured, threat, _Progress(listener))
     listener.stop()
-    drawn, scores = target.score(inverter, threat, places)
+    drawn, scores = target.score(inverter, threat, places, listener)
     metrics, controls = summarise(scores, target.rng), target.controls(threat, places)
     held = target.auxiliary(threat)
     result = AttackResult(
@@ -218,13 +218,13 @@ def _write(
 
 
 class _Progress:
-    """An attack's history rows as steps of an observer."""
+    """An attack's history rows as steps of an observer; each network that it trains is a job."""
 
     def __init__(self, observer: Observer) -> None:
-        self.observer, self.started = observer, False
+        self.observer = observer
 
     def __call__(self, row: Mapping[str, Any]) -> None:
-        if not self.started:
+        if row["epoch"] == 0:
+            self.observer.stop()
             self.observer.start("attack", int(row["epochs"]), 0)
-            self.started = True
-        self.observer.advance(f"error {row['val_mse']:.5f}")
+        self.observer.advance(f"error {row['val_mse']:.5f}" if "val_mse" in row else "")

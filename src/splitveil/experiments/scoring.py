@@ -19,6 +19,7 @@ from splitveil.registry import METRICS
 from splitveil.rng import Rng
 from splitveil.split import SplitModel
 from splitveil.threats import ThreatModel
+from splitveil.training.observer import Observer
 
 __all__ = ["image_metrics", "reconstruct", "release_all", "score_model", "score_pictures", "summarize_metric"]
 
@@ -45,9 +46,33 @@ def release_all(subject: Subject, pictures: Pictures, threat: ThreatModel, rng: 
     return torch.cat(releases)
 
 
-def reconstruct(inverter: Inverter, releases: Tensor) -> Tensor:
-    """Pictures ``(n, c, h, w)`` from releases."""
-    return torch.cat([inverter.invert(chunk) for chunk in torch.split(releases, _BATCH)])
+def reconstruct(inverter: Inverter, releases: Tensor, observer: Observer | None = None) -> Tensor:
+    """Pictures ``(n, c, h, w)`` from releases; an attack that searches tells the observer of each picture done."""
+    if observer is None or not inverter.searches:
+        return torch.cat([inverter.invert(chunk) for chunk in torch.split(releases, _BATCH)])
+    observer.start("search", len(releases), 0)
+    found: list[Tensor] = []
+    try:
+        for chunk in torch.split(releases, _BATCH):
+            inverter.progress = _Searched(observer, len(chunk))
+            found.append(inverter.invert(chunk))
+    finally:
+        inverter.progress = None
+        observer.stop()
+    return torch.cat(found)
+
+
+class _Searched:
+    """Shares of a call as pictures that are done."""
+
+    def __init__(self, observer: Observer, pictures: int) -> None:
+        self._observer, self._pictures, self._done = observer, pictures, 0
+
+    def __call__(self, share: float) -> None:
+        due = round(share * self._pictures)
+        for _ in range(due - self._done):
+            self._observer.advance("")
+        self._done = max(self._done, due)
 
 
 def score_pictures(reconstructions: Tensor, pictures: Pictures, places: Tensor | None = None) -> dict[str, Tensor]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from splitveil.attacks.inverters import FittedInverter
-from splitveil.attacks.view import AttackerView
+from splitveil.attacks.view import AttackerView, Progress
 from splitveil.contracts import Attack, Inverter, Subject
 from splitveil.data.loader import Pictures
 from splitveil.experiments.scoring import (
@@ -27,6 +27,7 @@ from splitveil.records import MetricResult
 from splitveil.registry import ATTACKS
 from splitveil.rng import Rng
 from splitveil.threats import ThreatModel
+from splitveil.training.observer import Observer
 
 __all__ = ["CONTROLS", "SHOWN", "Judge", "Target", "judge_all", "summarise"]
 
@@ -105,9 +106,7 @@ class Target:
             lender=partial(self._lend, threat),
         )
 
-    def fit(
-        self, attack: Attack, threat: ThreatModel, progress: Callable[[dict[str, Any]], None] | None = None
-    ) -> tuple[Inverter, int]:
+    def fit(self, attack: Attack, threat: ThreatModel, progress: Progress | None = None) -> tuple[Inverter, int]:
         """A fitted attack, and the queries that this call cost: none where a network was learned by an earlier call."""
         key = (repr(attack), repr(threat))
         if key in self._fitted:
@@ -119,8 +118,8 @@ class Target:
             self._fitted[key] = inverter
         return inverter, view.queries
 
-    def _lend(self, threat: ThreatModel, attack: Attack) -> tuple[Inverter, int]:
-        return self.fit(attack, threat)
+    def _lend(self, threat: ThreatModel, attack: Attack, progress: Progress | None) -> tuple[Inverter, int]:
+        return self.fit(attack, threat, progress)
 
     def _overheard(self, traffic: Pictures, threat: ThreatModel) -> Tensor:
         """Releases of the traffic, drawn once for what a threat model lets an attacker see of a picture."""
@@ -147,10 +146,12 @@ class Target:
         rest = torch.linspace(first, len(self.test) - 1, most - first).round().long()
         return torch.cat([torch.arange(first), rest])
 
-    def score(self, inverter: Inverter, threat: ThreatModel, places: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def score(
+        self, inverter: Inverter, threat: ThreatModel, places: Tensor, observer: Observer | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The pictures that a fitted attack draws for these test pictures, and their scores."""
         releases = self.releases(threat)
-        pictures = reconstruct(inverter, releases[places.to(releases.device)])
+        pictures = reconstruct(inverter, releases[places.to(releases.device)], observer)
         return pictures, score_pictures(pictures, self.test, places)
 
     def controls(self, threat: ThreatModel, places: Tensor) -> dict[str, dict[str, MetricResult]]:
