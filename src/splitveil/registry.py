@@ -167,6 +167,28 @@ MECHANISMS = Registry("mechanism", "splitveil.mechanisms")
 MECHANISMS.add("identity", "splitveil.defenses.mechanisms.identity:Identity", "release the features as they are")
 MECHANISMS.add("clip", "splitveil.defenses.mechanisms.clip:Clip", "clip the features to a box")
 MECHANISMS.add("gaussian", "splitveil.defenses.mechanisms.gaussian:Gaussian", "add isotropic Gaussian noise")
+MECHANISMS.add("clip_ball", "splitveil.defenses.mechanisms.clip_ball:ClipBall", "clip the features to an l2 ball")
+MECHANISMS.add("laplace", "splitveil.defenses.mechanisms.laplace:Laplace", "add Laplace noise")
+MECHANISMS.add("dropout", "splitveil.defenses.mechanisms.dropout:Dropout", "drop features, by a fresh mask per release")
+MECHANISMS.add("topk", "splitveil.defenses.mechanisms.topk:TopK", "keep the largest values of each sample")
+MECHANISMS.add(
+    "learned_noise", "splitveil.defenses.mechanisms.learned_noise:LearnedNoise", "add noise that is learned (Shredder)"
+)
+MECHANISMS.add(
+    "channel_mask",
+    "splitveil.defenses.mechanisms.channel_mask:ChannelMask",
+    "let channels pass that a learned filter chooses (DISCO)",
+)
+MECHANISMS.add(
+    "sparse_coding",
+    "splitveil.defenses.mechanisms.sparse_coding:SparseCoding",
+    "draw the features with a few atoms of a dictionary (SCA)",
+)
+MECHANISMS.add(
+    "variational",
+    "splitveil.defenses.mechanisms.variational:Variational",
+    "noise whose mean and scale come out of the features (VIB)",
+)
 
 PENALTIES = Registry("penalty", "splitveil.penalties")
 PENALTIES.add(
@@ -174,6 +196,32 @@ PENALTIES.add(
     "splitveil.defenses.penalties.conditional_entropy:ConditionalEntropy",
     "raise the entropy of the input given the release (CEM)",
 )
+
+_AT = "splitveil.defenses.penalties"
+PENALTIES.add(
+    "adversarial_reconstruction",
+    f"{_AT}.adversarial_reconstruction:AdversarialReconstruction",
+    "hide from an inverse network that learns beside the head (ARL, ResSFL)",
+)
+PENALTIES.add(
+    "channel_sparsity", f"{_AT}.channel_sparsity:ChannelSparsity", "let channels of the head fade before pruning"
+)
+PENALTIES.add("dependence", f"{_AT}.dependence:Dependence", "forget the pictures, keep the labels (HSIC, BiDO)")
+PENALTIES.add(
+    "distance_correlation",
+    f"{_AT}.distance_correlation:DistanceCorrelation",
+    "lower the distance correlation of pictures and features (NoPeek)",
+)
+PENALTIES.add(
+    "head_similarity", f"{_AT}.head_similarity:HeadSimilarity", "keep the head apart from earlier heads (Ensembler)"
+)
+PENALTIES.add(
+    "information_bottleneck",
+    f"{_AT}.information_bottleneck:InformationBottleneck",
+    "releases near a standard normal (VIB)",
+)
+PENALTIES.add("lipschitz", f"{_AT}.lipschitz:Lipschitz", "let layers of the head stretch small changes little (PATROL)")
+PENALTIES.add("noise_power", f"{_AT}.noise_power:NoisePower", "as much learned noise as the task bears (Shredder)")
 
 DEFENSES = Registry("defense", "splitveil.defenses")
 DEFENSES.add("none", "splitveil.defenses.presets:none", "no defense: the control that every claim is measured against")

@@ -9,7 +9,7 @@ from typing import Protocol
 from splitveil.contracts import Budget, TrainState
 from splitveil.errors import SpecError
 
-__all__ = ["Budgeted", "Constant", "LearningRateCoupled", "Schedule", "WarmUp"]
+__all__ = ["Budgeted", "Constant", "InStage", "LearningRateCoupled", "Schedule", "WarmUp"]
 
 
 class Schedule(Protocol):
@@ -81,6 +81,22 @@ class LearningRateCoupled:
         if state.lr < self.full_below:
             return self.weight
         return self.weight * self.reference / state.lr
+
+
+@dataclass(frozen=True, slots=True)
+class InStage:
+    """Another schedule in the stages of these names, no weight in the others.
+
+    Example:
+        >>> InStage(Constant(2.0), ("final",))(TrainState(0, 0, 0.0, 0.1, stage="network 1"))
+        0.0
+    """
+
+    schedule: Schedule
+    stages: tuple[str, ...]
+
+    def __call__(self, state: TrainState) -> float:
+        return self.schedule(state) if state.stage in self.stages else 0.0
 
 
 @dataclass(frozen=True, slots=True)

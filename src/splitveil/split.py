@@ -139,7 +139,7 @@ class SplitModel(nn.Module):
         with evaluating(self), torch.no_grad():
             return cast(Tensor, self.finish(self.reply(r)))
 
-    def with_mechanism(self, mechanism: Mechanism) -> SplitModel:
-        """The same parts behind another mechanism."""
+    def with_mechanism(self, mechanism: Mechanism, codec: Codec | None = None) -> SplitModel:
+        """The same parts behind another mechanism, and another codec where one is given."""
         parts = SplitParts(self.head, self.tail, self.input_shape, self.finish, self.feature_spec)
-        return SplitModel(parts, mechanism, self.codec)
+        return SplitModel(parts, mechanism, codec or self.codec)

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splitveil.contracts import FeatureSpec, GaussianChannel, Mechanism, NoiseSpec
+from splitveil.contracts import FeatureSpec, Mechanism, NoiseSpec
 from splitveil.defenses.mechanisms.chain import Chain
 from splitveil.defenses.mechanisms.clip import Clip
 from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.defenses.mechanisms.identity import Identity
+from splitveil.defenses.mechanisms.laplace import Laplace
+from splitveil.defenses.mechanisms.topk import TopK
+from splitveil.defenses.mechanisms.variational import Variational
 from splitveil.nets.parts import SplitParts
 from splitveil.rng import Rng
 from splitveil.split import SplitModel
@@ -23,81 +26,6 @@ PICTURE = (1, 16, 16)
 CLASSES = 10
 
 # ------------------------------------------------------------------------------------------ mechanisms
-
-
-class Vib(Mechanism):
-    """Variational bottleneck: mean and noise scale come out of a 1x1 convolution of z."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.moments = nn.Conv2d(channels, 2 * channels, 1)
-
-    @classmethod
-    def from_spec(cls, spec: FeatureSpec, rng: Rng, **params: Any) -> Vib:
-        with rng.scoped():
-            return cls(spec.shape[spec.channel_axis], **params)
-
-    def noise_spec(self, z: FeatureSpec) -> tuple[NoiseSpec, ...]:
-        return (NoiseSpec("vib", z.shape, "standard_normal"),)
-
-    def output_spec(self, z: FeatureSpec) -> FeatureSpec:
-        return replace(z, range=None)
-
-    def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
-        channel = self.gaussian_channel(z)
-        return channel.mean + channel.std * noises[0].to(z.dtype)
-
-    def gaussian_channel(self, z: Tensor) -> GaussianChannel:
-        mean, raw = self.moments(z).chunk(2, dim=1)
-        return GaussianChannel(mean, functional.softplus(raw) + 0.01)
-
-
-class TopK(Mechanism):
-    """Keep the k values of largest magnitude of each sample, the first ones in row-major order where they tie."""
-
-    def __init__(self, k: int) -> None:
-        super().__init__()
-        self.k = k
-
-    def output_spec(self, z: FeatureSpec) -> FeatureSpec:
-        if z.range is None:
-            return z
-        low, high = z.range
-        return replace(z, range=(min(low, 0.0), max(high, 0.0)))
-
-    def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
-        size = z.flatten(1).abs()
-        # torch.topk leaves open which of equal values it returns, so only its threshold is used
-        threshold = size.topk(self.k, dim=1).values[:, -1:]
-        above, tied = size > threshold, size == threshold
-        room = self.k - above.sum(dim=1, keepdim=True)
-        keep = above | (tied & (tied.long().cumsum(dim=1) <= room))
-        return (z.flatten(1) * keep.to(z.dtype)).reshape(z.shape)
-
-    def combine(self, r: Tensor) -> Tensor:
-        return r.gather(1, r.abs().argmax(dim=1, keepdim=True)).squeeze(1)
-
-
-class Laplace(Mechanism):
-    """``r = z - b sign(u - 1/2) log(1 - 2 |u - 1/2|)``, u uniform: Laplace noise by the inverse of its distribution."""
-
-    def __init__(self, scale: float) -> None:
-        super().__init__()
-        self.scale = scale
-
-    def noise_spec(self, z: FeatureSpec) -> tuple[NoiseSpec, ...]:
-        return (NoiseSpec("laplace", z.shape, "uniform"),)
-
-    def output_spec(self, z: FeatureSpec) -> FeatureSpec:
-        return replace(z, range=None)
-
-    def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
-        centred = noises[0].to(z.dtype) - 0.5
-        return z - self.scale * centred.sign() * torch.log1p(-2.0 * centred.abs())
-
-    def combine(self, r: Tensor) -> Tensor:
-        # torch.median misreads an expanded tensor, whose rows share their memory
-        return r.contiguous().median(dim=1).values
 
 
 class PatchGaussian(Mechanism):
@@ -264,8 +192,8 @@ def prune_head(model: SplitModel) -> None:
 
 
 CASES = (
-    Case("vib", map_parts, Vib.from_spec, stage_variance=0.0),
-    Case("topk", map_parts, lambda z, rng: TopK(17)),
+    Case("vib", map_parts, Variational.from_spec, stage_variance=0.0),
+    Case("topk", map_parts, lambda z, rng: TopK(17 / 256)),
     Case("gaussian_twice", map_parts, lambda z, rng: Chain(Gaussian(0.3), Gaussian(0.4)), stage_variance=0.16),
     Case(
         "clip_gaussian_laplace",

@@ -18,7 +18,16 @@ PARAMS: dict[str, dict[str, Any]] = {
     "identity": {},
     "clip": {"low": 0.2, "high": 0.8},
     "gaussian": {"noise_std": 0.1},
+    "clip_ball": {"radius": 1.5},
+    "laplace": {"scale": 0.1},
+    "dropout": {"rate": 0.3},
+    "topk": {"ratio": 0.3},
+    "learned_noise": {"noise_std": 0.1},
+    "channel_mask": {"ratio": 0.5},
+    "sparse_coding": {"threshold": 0.02, "iterations": 5},
+    "variational": {"noise_std": 0.1},
 }
+GAUSSIAN = {"gaussian", "learned_noise", "variational"}
 SPECS = {
     "map": FeatureSpec.of((4, 6, 6), range=(0.0, 1.0)),
     "tokens": FeatureSpec.of((17, 12), prefix_tokens=1),
@@ -71,4 +80,4 @@ def test_mechanism_has_the_channel_that_it_declares(name: str) -> None:
         channel = model(harness.pictures(model, 1), harness.noises(model, 1)).channel
     if channel is not None:
         harness.check_channel(model, stage_variance=0.0)
-    assert (channel is None) == (name in {"identity", "clip"})
+    assert (channel is not None) == (name in GAUSSIAN)

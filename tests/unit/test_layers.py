@@ -14,7 +14,21 @@ import splitveil
 
 SOURCE = Path(splitveil.__file__).parent
 LAYERS = (
-    ("errors", "registry", "contracts", "threats", "rng", "noise", "codecs", "schedules", "files", "specs", "rooms"),
+    (
+        "errors",
+        "registry",
+        "contracts",
+        "threats",
+        "rng",
+        "noise",
+        "combining",
+        "stepping",
+        "codecs",
+        "schedules",
+        "files",
+        "specs",
+        "rooms",
+    ),
     ("data", "nets", "metrics", "mixtures", "bounds"),
     ("split", "defenses"),
     ("training", "attacks"),

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splitveil.attacks.combining import Combine, find_combination
 from splitveil.attacks.subjects import BLACK_BOX_OFFERS
+from splitveil.combining import Combine, find_combination
 from splitveil.contracts import FeatureSpec, NoiseSource, check_finite, positive
 from splitveil.errors import InputError, MissingDataError, MissingExtraError, SpecError
 from splitveil.threats import Grant

@@ -20,8 +20,8 @@ from splitveil.contracts import Attack, Inverter, View
 from splitveil.errors import SpecError, TrainingError
 from splitveil.nets.generator import Critic, Generator
 from splitveil.rng import Rng
+from splitveil.stepping import take_step
 from splitveil.threats import Grant
-from splitveil.training.stepping import take_step
 
 __all__ = ["GanPrior", "GeneratorPrior"]
 

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from splitveil.attacks.combining import COMBINATIONS, Combine, find_combination
 from splitveil.attacks.metadata import COMBINE_KEY, NOISE_KEY, RELEASE_KEY, parse_noises, parse_release
 from splitveil.attacks.subjects import BLACK_BOX_OFFERS
+from splitveil.combining import COMBINATIONS, Combine, find_combination
 from splitveil.contracts import FeatureSpec, NoiseSource, NoiseSpec
 from splitveil.errors import InputError, MissingDataError, MissingExtraError
 from splitveil.threats import Grant

@@ -19,8 +19,8 @@ from splitveil.contracts import FeatureSpec, View
 from splitveil.errors import SpecError
 from splitveil.nets.plain import PlainEncoder
 from splitveil.rng import Rng
+from splitveil.stepping import take_step
 from splitveil.threats import Grant
-from splitveil.training.stepping import take_step
 
 __all__ = ["Shadow", "kernel_discrepancy"]
 

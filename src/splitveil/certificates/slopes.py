@@ -15,7 +15,7 @@ from splitveil.certificates.channel import Channel
 from splitveil.data.loader import Pictures
 from splitveil.errors import SpecError, TrainingError
 from splitveil.rng import Rng
-from splitveil.training.stepping import take_step
+from splitveil.stepping import take_step
 
 __all__ = ["ScoreNet", "SlopeSettings", "fit_score", "slope_estimates"]
 

@@ -35,11 +35,15 @@ Terms = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class FeatureBatch:
-    """A chunk of the training set's features, without gradient: ``z (n, *z)``, labels ``y (n,)``, and the channel."""
+    """A chunk of the training set's features, without gradient: ``z (n, *z)``, labels ``y (n,)``, and the channel.
+
+    ``x (n, c, h, w)`` are the pictures behind them, for penalties that train an adversary.
+    """
 
     z: Tensor
     y: Tensor
     channel: GaussianChannel | None
+    x: Tensor | None = None
 
 
 class FeatureStream(Protocol):
@@ -71,9 +75,15 @@ class Penalty(nn.Module, ABC):
     """A term of the loss, in training only; it never ships. Its buffers are its state: saved and resumed."""
 
     @classmethod
-    def from_spec(cls, spec: FeatureSpec, classes: int, rng: Rng, **params: Any) -> Penalty:
-        """Build for features of this spec; override where shapes or initial values are needed."""
+    def from_spec(cls, spec: FeatureSpec, classes: int, rng: Rng, picture: tuple[int, ...], **params: Any) -> Penalty:
+        """Build for features of this spec and pictures ``(c, h, w)``; override where sizes or initial values matter."""
         return cls(**params)
+
+    def attach(self, model: nn.Module) -> None:
+        """Called with the split model before it trains: make room for what is to be remembered of it.
+
+        It may be called again with the same model, and must change nothing then.
+        """
 
     @abstractmethod
     def forward(self, trace: Trace, context: PenaltyContext) -> Terms:
@@ -93,6 +103,9 @@ class Penalty(nn.Module, ABC):
 
     def on_step(self, trace: Trace, context: PenaltyContext) -> None:
         """Train an inner adversary, with an optimiser of its own, before the outer step."""
+
+    def on_stage_end(self, stage: str, model: nn.Module) -> None:
+        """Remember what a later stage needs of the model as it stands at the end of this one."""
 
 
 @dataclass(frozen=True, slots=True)

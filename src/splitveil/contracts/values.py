@@ -165,6 +165,7 @@ class TrainState:
         last_validation: score of the last validation, or None before the first.
         validations: score of each finished epoch of this stage, in order.
         reference: score that a stage with a budget is held against, None in other stages.
+        stage: its name.
     """
 
     epoch: int
@@ -174,6 +175,7 @@ class TrainState:
     last_validation: float | None = None
     validations: tuple[float, ...] = ()
     reference: float | None = None
+    stage: str = "train"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from splitveil.contracts import FeatureSpec, Mechanism, Penalty, Stage, Weighted
+from splitveil.contracts import Codec, FeatureSpec, Mechanism, Penalty, Stage, Weighted
 from splitveil.defenses.mechanisms.chain import Chain
 from splitveil.defenses.mechanisms.identity import Identity
 from splitveil.errors import SpecError
@@ -43,10 +43,10 @@ class PenaltyPart:
     schedule: Schedule
     params: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self, spec: FeatureSpec, classes: int, rng: Rng) -> Penalty:
-        """The penalty for features of this spec."""
+    def build(self, spec: FeatureSpec, classes: int, rng: Rng, picture: tuple[int, ...]) -> Penalty:
+        """The penalty for features of this spec, of pictures ``(c, h, w)``."""
         kind = PENALTIES.load(self.name)
-        given = {"spec": spec, "classes": classes, "rng": rng}
+        given = {"spec": spec, "classes": classes, "rng": rng, "picture": picture}
         return cast(Penalty, build(kind.from_spec, self.params, f"penalty '{self.name}'", **given))
 
 
@@ -62,6 +62,8 @@ class Defense:
         adaptive: registry name of the attack that knows this defense.
         reference: where it comes from.
         plan: the stages of its training; one stage of everything by default.
+        surgery: of the model before it trains, such as a deeper head; random weights come from torch's generator.
+        codec: how releases are framed as bytes; None for float32.
 
     Example:
         >>> from splitveil.defenses import conditional_entropy, gaussian
@@ -76,9 +78,13 @@ class Defense:
     adaptive: str = "decoder"
     reference: str = ""
     plan: tuple[Stage, ...] = _PLAN
+    surgery: Callable[[SplitModel], SplitModel] | None = None
+    codec: Codec | None = None
 
-    def build(self, spec: FeatureSpec, classes: int, rng: Rng) -> tuple[Mechanism, tuple[Weighted, ...]]:
-        """The mechanism and the weighted penalties for features of this spec.
+    def build(
+        self, spec: FeatureSpec, classes: int, rng: Rng, picture: tuple[int, ...]
+    ) -> tuple[Mechanism, tuple[Weighted, ...]]:
+        """The mechanism and the weighted penalties for features of this spec, of pictures ``(c, h, w)``.
 
         Raises:
             SpecError: a parameter is not valid, or a penalty needs noise that no mechanism declares.
@@ -90,13 +96,13 @@ class Defense:
             at = built[-1].output_spec(at)
         mechanism = built[0] if len(built) == 1 else Chain(*built) if built else Identity()
         return mechanism, tuple(
-            Weighted(part.name, part.build(spec, classes, rng.child("penalty", index)), part.schedule)
+            Weighted(part.name, part.build(spec, classes, rng.child("penalty", index), picture), part.schedule)
             for index, part in enumerate(self.penalties)
         )
 
     def prepare(self, model: SplitModel) -> SplitModel:
-        """Surgery before training (deeper head, masks, bodies); the identity here."""
-        return model
+        """Surgery before training (deeper head, masks, bodies); the identity unless the defense brings its own."""
+        return model if self.surgery is None else self.surgery(model)
 
     def stages(self) -> tuple[Stage, ...]:
         """What trains when."""
@@ -121,6 +127,10 @@ class Defense:
             )
         else:
             mechanisms = self.mechanisms + other.mechanisms
+        if None not in (self.surgery, other.surgery) and self.surgery != other.surgery:
+            raise SpecError(f"expected one side of '{self.name} + {other.name}' to change the model, got both")
+        if None not in (self.codec, other.codec):
+            raise SpecError(f"expected one codec in '{self.name} + {other.name}', got two: leave out one")
         names = [part.name for part in (*self.penalties, *other.penalties)]
         if len(set(names)) < len(names):
             raise SpecError(f"expected each penalty once in '{self.name} + {other.name}', got {', '.join(names)}")
@@ -137,6 +147,8 @@ class Defense:
             adaptive=other.adaptive if other.mechanisms else self.adaptive,
             reference="; ".join(text for text in (self.reference, other.reference) if text),
             plan=other.plan if self.plan == _PLAN else self.plan,
+            surgery=self.surgery or other.surgery,
+            codec=self.codec or other.codec,
         )
 
 

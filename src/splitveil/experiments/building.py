@@ -108,8 +108,8 @@ def build_protected(
     with rng.child("surgery").scoped():
         model = defense.prepare(SplitModel(parts, Identity()))
     with rng.child("defense").scoped():
-        mechanism, penalties = defense.build(model.feature_spec, classes, rng.child("defense"))
-    return model.with_mechanism(mechanism), penalties
+        mechanism, penalties = defense.build(model.feature_spec, classes, rng.child("defense"), model.input_shape)
+    return model.with_mechanism(mechanism, defense.codec), penalties
 
 
 def build_run(

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from splitveil.attacks.combining import combination_name
 from splitveil.attacks.metadata import COMBINE_KEY, NOISE_KEY, RELEASE_KEY
+from splitveil.combining import combination_name
 from splitveil.errors import ContractError, InputError, MissingDataError, MissingExtraError
 from splitveil.files import write_with
 from splitveil.noise import SeededNoise

@@ -47,6 +47,7 @@ class TrainingFeatures:
         generator = self.rng.child("augment").generator()
         for start in range(0, len(order), _CHUNK):
             x, y = self.pictures.get(order[start : start + _CHUNK])
+            x = self.change(x, generator)
             with evaluating(self.model), torch.no_grad():
-                z, channel = self.model.features(self.change(x, generator))
-            yield FeatureBatch(z, y, channel)
+                z, channel = self.model.features(x)
+            yield FeatureBatch(z, y, channel, x)

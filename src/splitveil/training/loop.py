@@ -108,6 +108,8 @@ class Trainer:
             while self.place.stage < len(self.stages):
                 self._run_stage(self.stages[self.place.stage], saved[0] if saved else None)
                 saved = None
+                for item in self.penalties:
+                    item.penalty.on_stage_end(self.stages[self.place.stage].name, self.model)
                 self.place.stage, self.place.epoch, self.place.step = self.place.stage + 1, 0, 0
         finally:
             self.observer.stop()
@@ -184,6 +186,7 @@ class Trainer:
             self.place.last_validation,
             tuple(self.place.validations),
             self.place.reference,
+            stage.name,
         )
 
     def _change(self, x: Tensor, generator: torch.Generator) -> Tensor:

@@ -58,6 +58,8 @@ class Objective:
 
     def __init__(self, model: SplitModel, task: Task, penalties: Sequence[Weighted], rng: Rng) -> None:
         self.model, self.task, self.penalties, self.rng = model, task, tuple(penalties), rng
+        for item in self.penalties:
+            item.penalty.attach(model)
 
     def to(self, device: torch.device | str) -> Objective:
         """Move the model and the penalties."""

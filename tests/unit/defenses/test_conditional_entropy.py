@@ -245,7 +245,9 @@ def test_later_epochs_start_from_the_last() -> None:
 
 
 def test_built_from_the_spec_of_the_features() -> None:
-    penalty = ConditionalEntropy.from_spec(FeatureSpec.of(SHAPE), CLASSES, Rng(0), clusters=3, covariance="isotropic")
+    penalty = ConditionalEntropy.from_spec(
+        FeatureSpec.of(SHAPE), CLASSES, Rng(0), (1, 8, 8), clusters=3, covariance="isotropic"
+    )
     assert penalty.mixture.centroids.shape == (CLASSES, 3, Q)
     assert penalty.mixture.variances.shape == (CLASSES, 3, 1)
 

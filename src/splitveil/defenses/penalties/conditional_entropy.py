@@ -111,7 +111,9 @@ class ConditionalEntropy(Penalty):
         return loaded
 
     @classmethod
-    def from_spec(cls, spec: FeatureSpec, classes: int, rng: Rng, **params: Any) -> ConditionalEntropy:
+    def from_spec(
+        cls, spec: FeatureSpec, classes: int, rng: Rng, picture: tuple[int, ...], **params: Any
+    ) -> ConditionalEntropy:
         """For features of this spec."""
         return cls(classes, spec.numel, rng=rng, **params)
 

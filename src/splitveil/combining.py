@@ -11,7 +11,7 @@ from splitveil.contracts import FeatureSpec
 from splitveil.errors import UnknownNameError
 from splitveil.rng import Rng
 
-__all__ = ["COMBINATIONS", "Combine", "combination_name", "find_combination"]
+__all__ = ["COMBINATIONS", "Combine", "combination_name", "find_combination", "kept_mean", "median"]
 
 Combine = Callable[[Tensor], Tensor]
 """``(n, m, *r)`` to ``(n, *r)``."""
@@ -21,7 +21,18 @@ def _mean(r: Tensor) -> Tensor:
     return r.mean(dim=1)
 
 
-def _median(r: Tensor) -> Tensor:
+def kept_mean(r: Tensor) -> Tensor:
+    """Mean of the releases ``(n, m, *r)`` that let a value pass, 0 where none did: masks hide by zeros.
+
+    Example:
+        >>> kept_mean(torch.tensor([[[0.0, 2.0, 0.0], [1.0, 4.0, 0.0]]])).tolist()
+        [[1.0, 3.0, 0.0]]
+    """
+    return r.sum(dim=1) / (r != 0).sum(dim=1).clamp_min(1)
+
+
+def median(r: Tensor) -> Tensor:
+    """Median of the releases ``(n, m, *r)``, the lower of the two middle ones."""
     # torch.median misreads an expanded tensor, whose rows share their memory
     return r.contiguous().median(dim=1).values
 
@@ -30,8 +41,9 @@ def _union(r: Tensor) -> Tensor:
     return r.gather(1, r.abs().argmax(dim=1, keepdim=True)).squeeze(1)
 
 
-COMBINATIONS: dict[str, Combine] = {"mean": _mean, "median": _median, "union": _union}
-"""``mean`` is sufficient for Gaussian noise, ``median`` suits Laplace noise, ``union`` keeps what any mask let pass."""
+COMBINATIONS: dict[str, Combine] = {"mean": _mean, "median": median, "union": _union, "kept_mean": kept_mean}
+"""``mean`` is sufficient for Gaussian noise, ``median`` suits Laplace noise, ``union`` keeps the largest of what masks
+let pass, ``kept_mean`` averages it."""
 
 
 def find_combination(combine: Combine | str) -> Combine:

@@ -1,0 +1,69 @@
+"""Distance correlation of pictures and features (NoPeek)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from splitveil.contracts import Penalty, PenaltyContext, Terms, Trace
+from splitveil.errors import InputError
+
+__all__ = ["DistanceCorrelation", "distance_correlation"]
+
+_FEWEST = 2
+
+
+class DistanceCorrelation(Penalty):
+    """``dCor(x, z)`` of the batch: 0 where pictures and features are independent, 1 where distances agree.
+
+    It is a statistic of pairs, not a mean over samples: its value depends on the batch size, and a batch of one has
+    none.
+
+    Reference:
+        Vepakomma et al.: NoPeek, arXiv 2008.09161; Szekely, Rizzo, Bakirov, Annals of Statistics 2007, eq. 2.9.
+    """
+
+    def forward(self, trace: Trace, context: PenaltyContext) -> Terms:
+        """One term, in [0, 1]."""
+        if len(trace.x) < _FEWEST:
+            return {"distance_correlation": trace.z.sum() * 0.0}
+        return {"distance_correlation": distance_correlation(trace.x.flatten(1), trace.z.flatten(1))}
+
+
+def distance_correlation(a: Tensor, b: Tensor) -> Tensor:
+    """``sqrt(mean(A B) / sqrt(mean(A A) mean(B B)))``, A and B the doubly centred matrices of Euclidean distances.
+
+    Args:
+        a: ``(n, p)``, n >= 2.
+        b: ``(n, q)``.
+
+    Returns:
+        Scalar in [0, 1], with gradient; 0 where one side does not vary.
+
+    Raises:
+        InputError: fewer than two rows, or not as many in both.
+
+    Example:
+        >>> rows = torch.arange(6.0).reshape(3, 2)
+        >>> round(float(distance_correlation(rows, 2 * rows)), 4)
+        1.0
+    """
+    if len(a) != len(b) or len(a) < _FEWEST:
+        raise InputError(f"expected two samples of the same n >= {_FEWEST} rows, got {len(a)} and {len(b)}")
+    first, second = _centred(a), _centred(b)
+    covariance = (first * second).mean().clamp_min(0.0)
+    variances = first.square().mean() * second.square().mean()
+    smallest = torch.finfo(variances.dtype).tiny
+    ratio = covariance / (variances + smallest).sqrt()
+    return (ratio + smallest).sqrt()
+
+
+def _centred(rows: Tensor) -> Tensor:
+    """Distances, with rows, columns and all of mean zero; the diagonal is no distance and has no gradient."""
+    inner = rows @ rows.T
+    norms = inner.diagonal()
+    squares = (norms[:, None] + norms[None, :] - 2 * inner).clamp_min(0.0)
+    off = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    apart = off & (squares > 1e-12 * norms.max().clamp_min(1e-30))
+    distances = torch.where(apart, squares.where(apart, torch.ones_like(squares)).sqrt(), torch.zeros_like(squares))
+    return distances - distances.mean(0, keepdim=True) - distances.mean(1, keepdim=True) + distances.mean()
