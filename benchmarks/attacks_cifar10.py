@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ STRONG_ON = ("none", "gaussian .2", "cem")
 PAPER = PlugInSpec(name="decoder")  # its defaults are the paper's: 64 channels, 8 blocks, 50 epochs
 WHITE_BOX = ThreatModel(ThreatModel.preset("white_box").grants, observations=16)
 SEARCH_STEPS = {"optimise": 200, "gan_prior": 200, "image_prior": 200}
+LONGEST = 40  # epochs of a decoder
 RESAMPLES = 2000
 
 
@@ -70,8 +72,16 @@ def _shortened(entry: Entry, pictures: int) -> Entry:
         params["steps"] = min(int(params.get("steps", steps)), steps)
     if entry.attack.name == "diffusion_prior":
         params |= {"epochs": 30, "steps": 25, "samples": 4}
+    if entry.attack.name == "decoder":
+        params = _shorter(params)
+    if entry.attack.name == "committee":
+        params["members"] = [_shorter(member) for member in params["members"]]
     searched = None if entry.pictures is None else pictures
     return replace(entry, attack=PlugInSpec(name=entry.attack.name, params=params), pictures=searched)
+
+
+def _shorter(decoder: Mapping[str, Any]) -> dict[str, Any]:
+    return {**decoder, "epochs": min(int(decoder["epochs"]), LONGEST)}
 
 
 def work(name: str, record: RunRecord, undefended: RunRecord, pictures: int, parts: list[str]) -> None:

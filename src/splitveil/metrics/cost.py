@@ -1,0 +1,42 @@
+"""What a part of a network costs the device that runs it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+__all__ = ["count_parameters", "multiply_adds"]
+
+
+def multiply_adds(module: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Multiply-add operations of one sample: convolutions, linear layers and attention; the rest is not counted.
+
+    Args:
+        module: run once in evaluation mode, on its device; its modes stay as they were.
+        input_shape: of one sample.
+
+    Example:
+        >>> multiply_adds(nn.Conv2d(3, 16, 3, padding=1), (3, 32, 32)) == 3 * 16 * 9 * 32 * 32
+        True
+    """
+    modes = [(child, child.training) for child in module.modules()]
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    module.eval()
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(torch.zeros(1, *input_shape, device=device))
+    finally:
+        for child, mode in modes:
+            child.training = mode
+    return int(counter.get_total_flops()) // 2  # a multiply-add is two operations
+
+
+def count_parameters(*modules: nn.Module) -> int:
+    """Parameters of all these.
+
+    Example:
+        >>> count_parameters(nn.Linear(3, 2))
+        8
+    """
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())

@@ -1,0 +1,103 @@
+"""Structured pruning to a budget: whole channels go, the least important first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+
+from splitveil.errors import MissingExtraError, SpecError
+
+__all__ = ["prune_to_budget", "require_torch_pruning"]
+
+_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+_STEPS = 200  # in which all channels would go: half a percent each
+_MOST = 0.95  # of the channels of a layer
+
+
+def require_torch_pruning() -> Any:
+    """The package torch_pruning.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    if find_spec("torch_pruning") is None:
+        raise MissingExtraError("torch-pruning", "prune", "pruning a head")
+    return import_module("torch_pruning")
+
+
+def prune_to_budget(
+    module: nn.Module, input_shape: tuple[int, ...], cost: Callable[[nn.Module], int], budget: float
+) -> None:
+    """Remove channels in place, over all layers together, until the module costs no more than the budget.
+
+    The shapes of input and output stay: the last layer keeps its channels. Importance is the size of a channel's scale
+    in batch norm where there is one (which `channel_sparsity` lets fade), else the size of its weights. Parameters are
+    replaced by smaller ones, so an optimiser has to be built anew.
+
+    Args:
+        module: of convolutions and linear layers.
+        input_shape: of one sample.
+        cost: of the module as it stands.
+        budget: in the unit of `cost`.
+
+    Raises:
+        MissingExtraError: torch-pruning is not installed.
+        SpecError: no pruning reaches the budget.
+    """
+    if cost(module) <= budget:
+        return
+    pruning = require_torch_pruning()
+    example = torch.zeros(2, *input_shape, device=next(module.parameters()).device)
+    norms = any(isinstance(child, nn.BatchNorm2d) for child in module.modules())
+    importance = pruning.importance.BNScaleImportance() if norms else pruning.importance.GroupMagnitudeImportance(p=1)
+    grads = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    modes = [(child, child.training) for child in module.modules()]
+    module.requires_grad_(True).eval()  # its graph is read off a backward pass
+    pruner = pruning.pruner.BasePruner(
+        module,
+        example,
+        importance=importance,
+        pruning_ratio=_MOST,
+        max_pruning_ratio=_MOST,
+        iterative_steps=_STEPS,
+        global_pruning=True,
+        ignored_layers=[_last_layer(module, example)],
+    )
+    spent = cost(module)
+    for _ in range(_STEPS):
+        pruner.step()
+        spent = cost(module)
+        if spent <= budget:
+            break
+    trained = any(flag for _, flag in grads)
+    module.requires_grad_(trained)
+    for child, mode in modes:
+        child.training = mode
+    if spent > budget:
+        raise SpecError(
+            f"expected a head that can be pruned to a cost of {budget:.0f}, got {spent} at the least: allow a larger "
+            "edge_budget, or make the head less deep"
+        )
+
+
+def _last_layer(module: nn.Module, example: torch.Tensor) -> nn.Module:
+    seen: list[nn.Module] = []
+    handles = [
+        layer.register_forward_hook(lambda this, _inputs, _output: seen.append(this))
+        for layer in module.modules()
+        if isinstance(layer, _LAYERS)
+    ]
+    try:
+        with torch.no_grad():
+            module(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not seen:
+        raise SpecError("expected a head with convolutions or linear layers to prune, got none")
+    return seen[-1]
