@@ -32,9 +32,15 @@ def kept_mean(r: Tensor) -> Tensor:
 
 
 def median(r: Tensor) -> Tensor:
-    """Median of the releases ``(n, m, *r)``, the lower of the two middle ones."""
-    # torch.median misreads an expanded tensor, whose rows share their memory
-    return r.contiguous().median(dim=1).values
+    """Median of the releases ``(n, m, *r)``, the mean of the two middle ones where m is even.
+
+    Example:
+        >>> float(median(torch.tensor([[[0.0], [1.0], [3.0], [9.0]]])))
+        2.0
+    """
+    ordered = r.sort(dim=1).values
+    m = r.shape[1]
+    return (ordered[:, (m - 1) // 2] + ordered[:, m // 2]) / 2
 
 
 def _union(r: Tensor) -> Tensor:

@@ -233,6 +233,24 @@ DEFENSES.add(
     "CEM's penalty alone; give noise_std where the host has no noise",
 )
 
+_FIELD = "splitveil.defenses.field"
+DEFENSES.add("bottleneck", f"{_FIELD}:bottleneck", "a narrow feature and next to no noise: the paper's first row")
+DEFENSES.add("distcorr", f"{_FIELD}:distcorr", "distance correlation of pictures and features, lowered (NoPeek)")
+DEFENSES.add("noise_nopeek", f"{_FIELD}:noise_nopeek", "distcorr with noise")
+DEFENSES.add("dropout", f"{_FIELD}:dropout", "features dropped by a fresh mask in every release")
+DEFENSES.add("topk", f"{_FIELD}:topk", "the largest features of each picture alone")
+DEFENSES.add("laplace", f"{_FIELD}:laplace", "clip to a box and add Laplace noise")
+DEFENSES.add("quantise", f"{_FIELD}:quantise", "so many bits per feature on the wire; to be added to another")
+DEFENSES.add("ressfl", f"{_FIELD}:ressfl", "a head that hides from an inverse network (ARL)")
+DEFENSES.add("noise_arl", f"{_FIELD}:noise_arl", "ressfl with noise")
+DEFENSES.add("shredder", f"{_FIELD}:shredder", "noise whose scale is learned")
+DEFENSES.add("disco", f"{_FIELD}:disco", "channels removed picture by picture")
+DEFENSES.add("sca", f"{_FIELD}:sca", "features drawn by a few atoms of a dictionary")
+DEFENSES.add("vib", f"{_FIELD}:vib", "the variational information bottleneck")
+DEFENSES.add("hsic", f"{_FIELD}:hsic", "features that depend on labels and not on pictures (BiDO)")
+DEFENSES.add("patrol", f"{_FIELD}:patrol", "a deeper head, pruned to the cost of the plain one")
+DEFENSES.add("ensembler", f"{_FIELD}:ensembler", "many bodies in the cloud, of which a secret few count")
+
 ATTACKS = Registry("attack", "splitveil.attacks")
 ATTACKS.add("decoder", "splitveil.attacks.decoder:Decoder", "inverse network trained on auxiliary pictures")
 ATTACKS.add("committee", "splitveil.attacks.committee:Committee", "several decoders, and the mean of their pictures")
@@ -272,6 +290,11 @@ ATTACKS.add(
 
 ATTACKS.add(
     "shadow", "splitveil.attacks.shadow:Shadow", "a substitute head that the tail takes for the real one; no query"
+)
+ATTACKS.add(
+    "shadow_bodies",
+    "splitveil.attacks.shadow_bodies:ShadowBodies",
+    "shadow through each body of an ensemble, through subsets, and through all",
 )
 ATTACKS.add("support", "splitveil.attacks.support:Support", "the decoder, on the positions of a sparse release alone")
 

@@ -22,10 +22,12 @@ from splitveil.rng import Rng
 from splitveil.stepping import take_step
 from splitveil.threats import Grant
 
-__all__ = ["Shadow", "kernel_discrepancy"]
+__all__ = ["Shadow", "Substitute", "kernel_discrepancy"]
 
 _BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the kernels, in multiples of the mean squared distance
 _CALIBRATION = 256  # pictures that the fresh substitute is scaled by
+_ANSWERS = 3  # axes of the answers of several bodies
+_UNKNOWN_CLASSES = 10  # that an attacker without labels supposes
 _FIRST_SPREAD = 0.3  # of the substitute's noise, in standard deviations of a channel
 
 
@@ -40,7 +42,8 @@ class Shadow(DecoderAttack):
 
     The tail must work on the substitute's releases, and these must be distributed like the ones that passed the wire.
     The task is cross-entropy where labels are granted; without them the tail should be sure, and sure of different
-    things. The substitute learns the noise of the releases along with them. It has the real head's architecture where
+    things. Where the reply is the answers of several bodies ``(n, N, f)``, a linear layer of the attacker's own reads
+    them. The substitute learns the noise of the releases along with them. It has the real head's architecture where
     that is granted, a plain encoder's otherwise.
 
     Args:
@@ -74,6 +77,12 @@ class Shadow(DecoderAttack):
     def _fit(self, view: View, rng: Rng) -> DecoderInverter:
         held = attacker_view(view)
         substitute, history = self._shadow(held, rng.child("shadow"))
+        inverter = self._invert(held, substitute, rng)
+        inverter.facts["shadow"] = history
+        return inverter
+
+    def _invert(self, held: AttackerView, substitute: Substitute, rng: Rng) -> DecoderInverter:
+        """A decoder that learns from pairs of the substitute."""
 
         def release(x: Tensor, key: Rng) -> Tensor:
             with torch.no_grad():
@@ -88,15 +97,17 @@ class Shadow(DecoderAttack):
         fit, val = split(count, count, self.val_share, rng)
         moved = self._moved(release)
         releases = Releases(held.auxiliary, pairs, fit, val, self.batch_size, rng, fresh=True, moved=moved)
-        inverter = self._train(held, releases, rng)
-        inverter.facts["shadow"] = history
-        return inverter
+        return self._train(held, releases, rng)
 
-    def _shadow(self, view: AttackerView, rng: Rng) -> tuple[_Substitute, list[dict[str, Any]]]:
+    def _shadow(
+        self, view: AttackerView, rng: Rng, bodies: tuple[int, ...] | None = None
+    ) -> tuple[Substitute, list[dict[str, Any]]]:
+        """A substitute that works through these bodies of the tail, through the whole of it by default."""
         observed, count = view.observed, len(view.auxiliary)
-        substitute = _Substitute.build(view, observed, rng)
+        substitute = Substitute.build(view, observed, rng)
         labels = view.labels if view.threat.allows("labels") else None
-        optimiser = torch.optim.Adam(substitute.parameters(), lr=self.shadow_lr)
+        reader = _Reader(view.tail(observed[:2]), labels, bodies, rng).to(observed.device)
+        optimiser = torch.optim.Adam([*substitute.parameters(), *reader.parameters()], lr=self.shadow_lr)
         history: list[dict[str, Any]] = []
         for epoch in range(self.shadow_epochs):
             order = torch.randperm(count, generator=rng.child("order", epoch).generator())
@@ -105,7 +116,7 @@ class Shadow(DecoderAttack):
             batches = order.tensor_split(-(-count // self.shadow_batch))
             for step, indices in enumerate(batches):
                 r = substitute(view.auxiliary.get(indices), rng.child("noise", epoch, step))
-                reply = view.tail(r)
+                reply = reader(view.tail(r))
                 known = None if labels is None else labels[indices.to(labels.device)]
                 task = _task(reply, known)
                 match = kernel_discrepancy(substitute.scaled(r), substitute.scaled(observed[next(heard)]))
@@ -115,7 +126,7 @@ class Shadow(DecoderAttack):
         return substitute.eval(), history
 
 
-class _Substitute(nn.Module):
+class Substitute(nn.Module):
     """A head of ours, and the noise that it learned; batch norm follows the batch while it trains."""
 
     def __init__(self, encoder: nn.Module, scale: Standardise, release: FeatureSpec) -> None:
@@ -126,7 +137,7 @@ class _Substitute(nn.Module):
         self.log_gain = nn.Parameter(torch.zeros_like(scale.std))
 
     @classmethod
-    def build(cls, view: AttackerView, observed: Tensor, rng: Rng) -> _Substitute:
+    def build(cls, view: AttackerView, observed: Tensor, rng: Rng) -> Substitute:
         """Of the granted architecture, or a plain one; scaled as the overheard releases are."""
         scale = Standardise(view.release_spec).to(observed.device)
         scale.fit([observed])
@@ -164,8 +175,30 @@ class _Substitute(nn.Module):
         return rows
 
 
-def _task(reply: Tensor, labels: Tensor | None) -> Tensor:
-    logits = reply.flatten(1)
+class _Reader(nn.Module):
+    """What the attacker makes of a reply: nothing, or logits from the answers of some bodies ``(n, N, f)``."""
+
+    def __init__(self, reply: Tensor, labels: Tensor | None, bodies: tuple[int, ...] | None, rng: Rng) -> None:
+        super().__init__()
+        self.bodies, self.linear = bodies, None
+        if reply.ndim == _ANSWERS:
+            count = reply.shape[1] if bodies is None else len(bodies)
+            outputs = _UNKNOWN_CLASSES if labels is None else int(labels.max()) + 1
+            with rng.child("reader").scoped():
+                self.linear = nn.Linear(count * reply.shape[2], outputs)
+        elif bodies is not None:
+            raise SpecError(f"expected a reply of several bodies (n, N, f) to choose from, got {tuple(reply.shape)}")
+
+    def forward(self, reply: Tensor) -> Tensor:
+        """Logits ``(n, k)``."""
+        if self.linear is None:
+            return reply.flatten(1)
+        chosen = reply if self.bodies is None else reply[:, list(self.bodies)]
+        logits: Tensor = self.linear(chosen.flatten(1))
+        return logits
+
+
+def _task(logits: Tensor, labels: Tensor | None) -> Tensor:
     if labels is not None:
         return functional.cross_entropy(logits, labels)
     shares = logits.softmax(1)

@@ -151,7 +151,7 @@ def _moved(recipe: Recipe) -> dict[str, Any]:
 
 
 def _unet(recipe: Recipe) -> dict[str, Any]:
-    """As `_moved`, a U-Net: at the same width one costs twenty times the residual network, so half of it, half as long."""
+    """As `_moved`, a U-Net of half the width for half the epochs: at the same width it costs twenty times as much."""
     params = recipe.attack.params
     size = {"channels": -(-int(params["channels"]) // 2), "epochs": -(-int(params["epochs"]) // 2)}
     return {**_moved(recipe), "architecture": "unet", **size}

@@ -14,7 +14,7 @@ from splitveil.errors import SpecError, UnknownNameError
 from splitveil.mixtures import Covariance
 from splitveil.schedules import Constant, LearningRateCoupled, Schedule, WarmUp
 
-__all__ = ["cem", "conditional_entropy", "gaussian", "none"]
+__all__ = ["cem", "clipped_gaussian", "conditional_entropy", "gaussian", "none"]
 
 _PAPER = "arXiv 2503.00383 (CVPR 2025)"
 _SCHEDULES: dict[str, type[WarmUp] | type[LearningRateCoupled] | type[Constant]] = {
@@ -46,7 +46,7 @@ def gaussian(noise_std: float = 0.1, low: float = 0.0, high: float = 1.0) -> Def
     """
     positive(noise_std, "noise_std")
     params = {"noise_std": noise_std, "low": low, "high": high}
-    return Defense("gaussian", params, _clipped_gaussian(noise_std, low, high))
+    return Defense("gaussian", params, clipped_gaussian(noise_std, low, high))
 
 
 def conditional_entropy(
@@ -90,7 +90,7 @@ def conditional_entropy(
     mechanisms: tuple[MechanismPart, ...] = ()
     if noise_std is not None:
         params["noise_std"] = positive(noise_std, "noise_std")
-        mechanisms = _clipped_gaussian(noise_std, 0.0, 1.0)
+        mechanisms = clipped_gaussian(noise_std, 0.0, 1.0)
     defense = Defense(
         "conditional_entropy",
         params,
@@ -141,10 +141,11 @@ def cem(
     return replace(with_noise, name="cem")
 
 
-def _clipped_gaussian(noise_std: float, low: float, high: float) -> tuple[MechanismPart, ...]:
+def clipped_gaussian(noise_std: float, low: float = 0.0, high: float = 1.0) -> tuple[MechanismPart, ...]:
+    """A clip to a box, and Gaussian noise after it."""
     return (
         MechanismPart("clip", {"low": low, "high": high}),
-        MechanismPart("gaussian", {"noise_std": noise_std}),
+        MechanismPart("gaussian", {"noise_std": positive(noise_std, "noise_std")}),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ __all__ = ["prune_to_budget", "require_torch_pruning"]
 
 _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 _STEPS = 200  # in which all channels would go: half a percent each
+_TIE = 1e-3
 _MOST = 0.95  # of the channels of a layer
 
 
@@ -36,8 +37,8 @@ def prune_to_budget(
     """Remove channels in place, over all layers together, until the module costs no more than the budget.
 
     The shapes of input and output stay: the last layer keeps its channels. Importance is the size of a channel's scale
-    in batch norm where there is one (which `channel_sparsity` lets fade), else the size of its weights. Parameters are
-    replaced by smaller ones, so an optimiser has to be built anew.
+    in batch norm, which `channel_sparsity` lets fade; where scales are equal or missing, the size of its weights.
+    Parameters are replaced by smaller ones, so an optimiser has to be built anew.
 
     Args:
         module: of convolutions and linear layers.
@@ -53,15 +54,13 @@ def prune_to_budget(
         return
     pruning = require_torch_pruning()
     example = torch.zeros(2, *input_shape, device=next(module.parameters()).device)
-    norms = any(isinstance(child, nn.BatchNorm2d) for child in module.modules())
-    importance = pruning.importance.BNScaleImportance() if norms else pruning.importance.GroupMagnitudeImportance(p=1)
     grads = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     modes = [(child, child.training) for child in module.modules()]
     module.requires_grad_(True).eval()  # its graph is read off a backward pass
     pruner = pruning.pruner.BasePruner(
         module,
         example,
-        importance=importance,
+        importance=_Importance(pruning.importance),
         pruning_ratio=_MOST,
         max_pruning_ratio=_MOST,
         iterative_steps=_STEPS,
@@ -83,6 +82,19 @@ def prune_to_budget(
             f"expected a head that can be pruned to a cost of {budget:.0f}, got {spent} at the least: allow a larger "
             "edge_budget, or make the head less deep"
         )
+
+
+class _Importance:
+    """The scales of a group's norms, and, far less, the sizes of its weights: equal scales would never be told apart."""
+
+    def __init__(self, importance: Any) -> None:
+        self._scale, self._size = importance.BNScaleImportance(), importance.GroupMagnitudeImportance(p=1)
+
+    def __call__(self, group: Any, **options: Any) -> torch.Tensor | None:
+        scale, size = self._scale(group, **options), self._size(group, **options)
+        if scale is None or size is None:
+            return cast("torch.Tensor | None", size if scale is None else scale)
+        return cast(torch.Tensor, scale + _TIE * size)
 
 
 def _last_layer(module: nn.Module, example: torch.Tensor) -> nn.Module:

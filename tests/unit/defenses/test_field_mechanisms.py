@@ -1,0 +1,185 @@
+"""The mechanisms of the field against closed forms and other libraries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import Lasso
+from torch import Tensor, nn
+
+from splitveil.attacks.observing import observe
+from splitveil.attacks.subjects import ModelSubject
+from splitveil.codecs import QuantisedCodec
+from splitveil.contracts import FeatureSpec, Mechanism
+from splitveil.defenses.mechanisms.channel_mask import ChannelMask
+from splitveil.defenses.mechanisms.clip_ball import ClipBall
+from splitveil.defenses.mechanisms.dropout import Dropout
+from splitveil.defenses.mechanisms.gaussian import Gaussian
+from splitveil.defenses.mechanisms.laplace import Laplace
+from splitveil.defenses.mechanisms.learned_noise import LearnedNoise
+from splitveil.defenses.mechanisms.sparse_coding import SparseCoding
+from splitveil.errors import InputError, SpecError
+from splitveil.nets.parts import SplitParts
+from splitveil.noise import SeededNoise
+from splitveil.rng import Rng
+from splitveil.split import SplitModel
+from splitveil.threats import ThreatModel
+
+VECTOR = FeatureSpec.of((12,))
+
+
+def wire(mechanism: Mechanism, spec: FeatureSpec) -> SplitModel:
+    """A mechanism through the one door: its pictures are features."""
+    return SplitModel(SplitParts(nn.Identity(), nn.Flatten(), spec.shape, feature=spec), mechanism)
+
+
+def draw(*shape: int, key: str = "z") -> Tensor:
+    return torch.randn(shape, generator=Rng(5).child(key).generator())
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "sample", "combine"),
+    [
+        (Gaussian(0.1), lambda rng, size: rng.normal(0, 0.1, size), np.mean),
+        (Laplace(0.1), lambda rng, size: rng.laplace(0, 0.1, size), np.median),
+    ],
+    ids=["gaussian", "laplace"],
+)
+def test_sixteen_releases_gain_what_theory_says(mechanism: Mechanism, sample: object, combine: object) -> None:
+    """The variance of 16 releases together is that of the mean, or of the median, of 16 draws by NumPy."""
+    model = wire(mechanism, FeatureSpec.of((4000,)))
+    x = torch.zeros(4, 4000)
+    seen = observe(ModelSubject(model), x, ThreatModel.preset("black_box"), source=SeededNoise, rng=Rng(0).child("one"))
+    many = ThreatModel(ThreatModel.preset("black_box").grants, observations=16)
+    together = observe(ModelSubject(model), x, many, source=SeededNoise, rng=Rng(0).child("many"))
+    draws = sample(np.random.default_rng(0), (100_000, 16))  # type: ignore[operator]
+    expected = combine(draws, axis=1).var() / draws.var()  # type: ignore[operator]
+    assert float(together.var() / seen.var()) == pytest.approx(expected, rel=0.06)
+    assert abs(float(together.mean())) < 4 * float(together.std()) / len(together.flatten()) ** 0.5
+
+
+def test_the_median_is_better_than_the_mean_for_laplace_noise() -> None:
+    """METHODS of the field: 1.5 times at 16 releases, 2 in the limit."""
+    releases = wire(Laplace(1.0), FeatureSpec.of((16 * 20_000,))).release(
+        torch.zeros(1, 16 * 20_000), noise=SeededNoise(Rng(0))
+    )
+    stack = releases.reshape(1, 16, 20_000)
+    ratio = stack.mean(1).var() / Laplace(1.0).combine(stack).var()
+    assert float(ratio) == pytest.approx(1.5, abs=0.1)
+
+
+def test_masks_hide_what_none_of_them_let_pass() -> None:
+    model = wire(Dropout(0.5), FeatureSpec.of((20_000,)))
+    many = ThreatModel(ThreatModel.preset("black_box").grants, observations=3)
+    x = torch.full((1, 20_000), 0.7)
+    r = observe(ModelSubject(model), x, many, source=SeededNoise, rng=Rng(0))
+    assert float((r == 0).float().mean()) == pytest.approx(0.5**3, abs=0.01)
+    torch.testing.assert_close(r[r != 0], x[r != 0])
+
+
+@pytest.mark.parametrize("kind", ["vector", "tokens"])
+def test_sparse_coding_settles_where_the_lasso_does(kind: str) -> None:
+    """``argmin 1/2 |z - D a|^2 + threshold |a|_1``, by coordinate descent of scikit-learn."""
+    spec = VECTOR if kind == "vector" else FeatureSpec.of((3, 12))
+    mechanism = SparseCoding.from_spec(spec, Rng(1), atoms=8, threshold=0.1, iterations=4000).double()
+    z = draw(5, *spec.shape).double()
+    with torch.no_grad():
+        code = mechanism.code(z).reshape(-1, 8).numpy()
+        atoms = nn.functional.normalize(mechanism.dictionary, dim=1).numpy()
+    lasso = Lasso(alpha=0.1 / 12, fit_intercept=False, max_iter=100_000, tol=1e-12)
+    for row, found in zip(z.reshape(-1, 12).numpy(), code, strict=True):
+        expected = lasso.fit(atoms.T, row).coef_
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert 0.1 < float((code != 0).mean()) < 0.9
+
+
+def test_sparse_coding_of_maps_lowers_the_lasso_objective_and_inhibits() -> None:
+    spec = FeatureSpec.of((4, 6, 6))
+    z = draw(3, *spec.shape)
+
+    def objective(iterations: int) -> float:
+        mechanism = SparseCoding.from_spec(spec, Rng(1), atoms=6, threshold=0.1, iterations=iterations, rate=0.05)
+        with torch.no_grad():
+            code = mechanism.code(z)
+            drawn = wire(mechanism, spec).simulate(z, ())
+        return float(0.5 * (z - drawn).square().sum() + 0.1 * code.abs().sum())
+
+    steps = [objective(count) for count in (1, 5, 20, 100, 1600)]
+    assert steps == sorted(steps, reverse=True)
+    assert steps[-1] == pytest.approx(objective(3200), rel=5e-3)
+
+
+def test_a_ball_shortens_what_is_longer_and_nothing_else() -> None:
+    z = draw(6, 12) * torch.tensor([0.01, 0.1, 0.5, 1, 10, 0]).reshape(-1, 1)
+    r = wire(ClipBall(1.5), VECTOR).simulate(z, ())
+    lengths = z.norm(dim=1)
+    torch.testing.assert_close(r.norm(dim=1), lengths.clamp_max(1.5))
+    torch.testing.assert_close(r[lengths < 1.5], z[lengths < 1.5])
+
+
+def test_a_channel_mask_removes_whole_channels_by_picture_and_learns() -> None:
+    spec = FeatureSpec.of((8, 5, 5))
+    mechanism = ChannelMask.from_spec(spec, Rng(0), ratio=0.25)
+    z = draw(40, *spec.shape) + 2
+    r = wire(mechanism, spec).simulate(z, ())
+    passed = (r != 0).flatten(2)
+    assert torch.equal(passed.any(2), passed.all(2))
+    assert passed.any(2).sum(1).tolist() == [6] * 40
+    assert len(torch.unique(passed.any(2), dim=0)) > 1
+    gradients = torch.autograd.grad(r.square().sum(), list(mechanism.filter.parameters()))
+    assert all(float(gradient.abs().sum()) > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("law", ["gaussian", "laplace"])
+def test_learned_noise_has_the_deviation_that_it_says(law: str) -> None:
+    mechanism = LearnedNoise.from_spec(VECTOR, Rng(0), noise_std=0.3, law=law)
+    with torch.no_grad():
+        mechanism.location.copy_(torch.linspace(-1, 1, 12))
+    r = wire(mechanism, VECTOR).release(torch.zeros(40_000, 12), noise=SeededNoise(Rng(1)))
+    torch.testing.assert_close(r.std(0), mechanism.std.detach(), rtol=0.05, atol=0)
+    torch.testing.assert_close(r.mean(0), mechanism.location.detach(), rtol=0, atol=0.01)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 16), st.integers(1, 9), st.integers(1, 4), st.integers(0, 1000))
+def test_what_is_packed_is_unpacked(bits: int, q: int, n: int, seed: int) -> None:
+    codec, spec = QuantisedCodec(bits, -1.0, 2.0), FeatureSpec.of((q,))
+    r = 2 * torch.randn(n, q, generator=Rng(seed).generator())
+    data = codec.encode(r)
+    assert len(data) == n * -(-bits * q // 8)
+    sent = codec.decode(data, spec)
+    torch.testing.assert_close(sent, codec.roundtrip(r), rtol=0, atol=1e-6)
+    assert float((sent - r.clamp(-1, 2)).abs().max()) <= 1.5 / (2**bits - 1) + 1e-6
+
+
+def test_rounding_lets_the_gradient_pass_within_the_range() -> None:
+    r = torch.tensor([[-0.5, 0.2, 0.9, 1.5]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(QuantisedCodec(3).roundtrip(r).sum(), r)
+    assert gradient.tolist() == [[0.0, 1.0, 1.0, 0.0]]
+
+
+def test_bytes_of_another_length_are_refused() -> None:
+    with pytest.raises(InputError, match="expected a multiple of 2 bytes"):
+        QuantisedCodec(4).decode(b"abc", FeatureSpec.of((4,)))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Laplace(0.0), "scale"),
+        (lambda: Dropout(1.0), "0 < rate < 1"),
+        (lambda: ClipBall(-1.0), "radius"),
+        (lambda: QuantisedCodec(0), "bits from 1 to 16"),
+        (lambda: QuantisedCodec(4, 1.0, 0.0), "low < high"),
+        (lambda: ChannelMask(FeatureSpec.of((1, 4, 4))), "at least 2 channels"),
+        (lambda: ChannelMask(FeatureSpec.of((4, 4, 4)), 1.0), "0 < ratio < 1"),
+        (lambda: SparseCoding(VECTOR, iterations=0), "iterations >= 1"),
+        (lambda: LearnedNoise(VECTOR, 0.1, "cauchy"), "unknown law of the noise 'cauchy'"),
+    ],
+)
+def test_values_out_of_range_are_refused(make: object, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        make()  # type: ignore[operator]
