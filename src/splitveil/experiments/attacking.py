@@ -120,6 +120,9 @@ def attack_target(
     key = attack_key(attack, threat, target.seed, pictures)
     for earlier in record.attacks:
         if earlier.key == key:
+            fitted = record.path / "attackers" / f"{key}.safetensors"
+            if fitted.is_file():
+                target.stored(_configured(attack), threat, fitted)
             return earlier
     result, inverter, samples = fit_and_score(target, attack, threat=threat, pictures=pictures, observer=observer)
     _write(record, result, attack, inverter, samples)
@@ -146,12 +149,7 @@ def fit_and_score(
     Returns:
         The result, the fitted attack, and pictures and scores to store.
     """
-    configured = build(ATTACKS.load(attack.name), attack.params, f"attack '{attack.name}'")
-    if not isinstance(configured, Attack):
-        raise SpecError(
-            f"expected an attack that rebuilds pictures, got '{attack.name}': call reidentify of "
-            "splitveil.experiments.reidentification or infer_attribute of splitveil.experiments.attributes"
-        )
+    configured = _configured(attack)
     key, listener = attack_key(attack, threat, target.seed, pictures), observer or Observer()
     started, places = time.monotonic(), target.places(pictures)
     inverter, queries = target.fit(configured, threat, _Progress(listener))
@@ -180,6 +178,16 @@ def fit_and_score(
         elapsed_s=time.monotonic() - started,
     )
     return result, inverter, _samples(drawn, scores, target.test, places)
+
+
+def _configured(attack: PlugInSpec) -> Attack:
+    configured = build(ATTACKS.load(attack.name), attack.params, f"attack '{attack.name}'")
+    if not isinstance(configured, Attack):
+        raise SpecError(
+            f"expected an attack that rebuilds pictures, got '{attack.name}': call reidentify of "
+            "splitveil.experiments.reidentification or infer_attribute of splitveil.experiments.attributes"
+        )
+    return configured
 
 
 def attack_key(attack: PlugInSpec, threat: ThreatModel, seed: int, pictures: int | None = None) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from splitveil.attacks.inverters import FittedInverter
+from splitveil.attacks.storage import load_inverter
 from splitveil.attacks.view import AttackerView, Progress
 from splitveil.contracts import Attack, Inverter, Subject
 from splitveil.data.loader import Pictures
@@ -87,6 +89,7 @@ class Target:
         self._releases: dict[tuple[int, str], Tensor] = {}
         self._controls: dict[str, dict[str, dict[str, Tensor]]] = {}
         self._fitted: dict[tuple[str, str], Inverter] = {}
+        self._stored: dict[tuple[str, str], Path] = {}
 
     def auxiliary(self, threat: ThreatModel) -> Pictures | None:
         """The attacker's own pictures."""
@@ -109,6 +112,8 @@ class Target:
     def fit(self, attack: Attack, threat: ThreatModel, progress: Progress | None = None) -> tuple[Inverter, int]:
         """A fitted attack, and the queries that this call cost: none where a network was learned by an earlier call."""
         key = (repr(attack), repr(threat))
+        if key not in self._fitted and key in self._stored:
+            self._fitted[key] = load_inverter(self._stored[key]).to(self.test.device)
         if key in self._fitted:
             return self._fitted[key], 0
         view = self.view(threat, attack.name)
@@ -117,6 +122,10 @@ class Target:
         if isinstance(inverter, FittedInverter):  # a search has nothing to keep but the facts of its last use
             self._fitted[key] = inverter
         return inverter, view.queries
+
+    def stored(self, attack: Attack, threat: ThreatModel, path: Path) -> None:
+        """Say where an attack that was fitted in an earlier process lies, for those that build on it."""
+        self._stored[repr(attack), repr(threat)] = path
 
     def _lend(self, threat: ThreatModel, attack: Attack, progress: Progress | None) -> tuple[Inverter, int]:
         return self.fit(attack, threat, progress)

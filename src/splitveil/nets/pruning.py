@@ -85,7 +85,7 @@ def prune_to_budget(
 
 
 class _Importance:
-    """The scales of a group's norms, and, far less, the sizes of its weights: equal scales would never be told apart."""
+    """The scales of the norms of a group, and, far less, the sizes of its weights, so that none are equal."""
 
     def __init__(self, importance: Any) -> None:
         self._scale, self._size = importance.BNScaleImportance(), importance.GroupMagnitudeImportance(p=1)

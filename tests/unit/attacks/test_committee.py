@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from attack_fixtures import KEY, WHITE_BOX, Counting, auxiliary, budgeted, smoot
 from splitveil.attacks.committee import Committee, CommitteeInverter
 from splitveil.attacks.decoder import Decoder
 from splitveil.attacks.optimise import Optimise
+from splitveil.attacks.storage import save_inverter
 from splitveil.contracts import Inverter
 from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.errors import SpecError, ThreatModelError, UnknownNameError
@@ -55,6 +57,18 @@ def test_what_the_suite_has_learned_it_does_not_learn_again() -> None:
     assert committee.members[0] is first
     assert queries == counting.count - asked > 0, "the second member was new"
     assert target.fit(PAIR, WHITE_BOX)[1] == 0
+
+
+def test_what_an_earlier_process_has_learned_is_read(tmp_path: Path) -> None:
+    first, _ = make_target(subject()).fit(Decoder(**FIRST), WHITE_BOX)
+    save_inverter(tmp_path / "first.safetensors", first, {})
+    counting = Counting(subject())
+    target = make_target(counting)
+    target.stored(Decoder(**FIRST), WHITE_BOX, tmp_path / "first.safetensors")
+    again, queries = target.fit(Decoder(**FIRST), WHITE_BOX)
+    assert (queries, counting.count) == (0, 0)
+    r = subject().release(table(smooth(4, "test")).get(torch.arange(4))[0], SeededNoise(KEY))
+    torch.testing.assert_close(again.invert(r), first.invert(r))
 
 
 def test_a_warm_start_takes_the_decoder_that_is_there() -> None:
