@@ -111,6 +111,7 @@ class Evaluation(Frozen):
     payload_bytes: int
     edge_parameters: int
     cloud_parameters: int
+    edge_multiply_adds: int | None = None
     input_shape: tuple[int, ...]
     feature: dict[str, Any]
     release: dict[str, Any]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, cast
 
+from splitveil.attacks.fitting import DecoderAttack
 from splitveil.contracts import Attack
 from splitveil.experiments.recipes import Recipe
 from splitveil.registry import ATTACKS, SUITES, build
@@ -77,10 +78,14 @@ class Suite:
     entries: tuple[Entry, ...]
 
     def with_adaptive(self, name: str, recipe: Recipe) -> Suite:
-        """This suite, and the attack that knows the defense where it is not among its own."""
+        """This suite, and the attack that knows the defense where it is not among its own.
+
+        One that trains a decoder has that of the recipe.
+        """
         if any(entry.attack.name == name for entry in self.entries):
             return self
-        twin = recipe.attack if recipe.attack.name == name else PlugInSpec(name=name)
+        learns = issubclass(ATTACKS.load(name), DecoderAttack) and recipe.attack.name == "decoder"
+        twin = PlugInSpec(name=name, params=recipe.attack.params if learns else {})
         return replace(self, entries=(*self.entries, Entry(twin)))
 
 

@@ -39,11 +39,13 @@ class Channel:
         model: in evaluation mode.
         std: ``(q,)`` s, where it does not depend on the picture; None where it does.
         box: the interval that m is clipped to, None without a clip.
+        ball: the l2 norm that m is clipped to, None without such a clip.
     """
 
     model: SplitModel
     std: Tensor | None
     box: tuple[float, float] | None
+    ball: float | None = None
 
     @classmethod
     def of(cls, model: SplitModel, pictures: Pictures) -> Channel | None:
@@ -65,7 +67,7 @@ class Channel:
         if not bool((std > 0).all()):
             raise SpecError("expected noise with a deviation above 0 everywhere, got 0: its information is unbounded")
         constant = bool(((std.amax(0) - std.amin(0)) <= _CONSTANT * std.amax(0)).all())
-        return cls(model, std.mean(0) if constant else None, found.box)
+        return cls(model, std.mean(0) if constant else None, found.box, found.ball)
 
     @property
     def width(self) -> float | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from splitveil.bounds import (
     Certificate,
     HeldOut,
+    capacity_ball,
     capacity_box,
     held_out_information,
     information_bound,
@@ -117,6 +118,9 @@ def information_certificates(
         return found
     clipped = f"features are clipped to an interval {channel.width:g} wide before the noise"
     capacity = sum(capacity_box(1, channel.width, float(std), observations) for std in channel.std)
+    if channel.ball is not None:
+        clipped = f"features are clipped to an l2 norm of {channel.ball:g} before the noise"
+        capacity = min(capacity, capacity_ball(len(channel.std), channel.ball, float(channel.std.min()), observations))
     found.append(_certificate("capacity", capacity, (clipped, _FRESH), observations))
     if held_out is None or not bounds:
         return found

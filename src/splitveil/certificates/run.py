@@ -29,6 +29,7 @@ from splitveil.certificates.harm import (
     utility_certificate,
 )
 from splitveil.certificates.information import FittedBound, fit_bounds, information_certificates, tightest
+from splitveil.certificates.privacy import privacy_certificates
 from splitveil.certificates.recording import record_of
 from splitveil.certificates.sandwich import Reached, build_sandwich, reached_by_attacks
 from splitveil.certificates.slopes import SlopeSettings, slope_estimates
@@ -164,6 +165,7 @@ def certify_run(
         *identification_certificates(information, _with_test(material, galleries)),
     ]
     certificates.append(_utility(record, material))
+    certificates += privacy_certificates(material.model, material.channel, observations)
     source = tightest(information)
     d = material.test.get(torch.arange(1))[0].numel()
     if entropy_nats is not None:

@@ -133,11 +133,13 @@ class GaussianChannel:
         mean: ``(n, *s)``, with gradient to z.
         std: broadcastable to `mean`, feature units, positive.
         box: the interval that every value of `mean` is clipped to, where the mechanism clips.
+        ball: the l2 norm that `mean` is clipped to, where the mechanism clips that.
     """
 
     mean: Tensor
     std: Tensor
     box: tuple[float, float] | None = None
+    ball: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

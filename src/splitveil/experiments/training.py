@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from splitveil.data.loader import Pictures
 from splitveil.data.sources import load_source
@@ -23,12 +23,14 @@ from splitveil.experiments.folder import EventLog, check_apart, check_folder, cl
 from splitveil.experiments.scoring import as_result, score_model
 from splitveil.experiments.storage import save_model
 from splitveil.files import write_with
+from splitveil.metrics.cost import count_multiply_adds, count_parameters
 from splitveil.metrics.payload import payload_bytes
 from splitveil.metrics.summary import summarize
+from splitveil.noise import SeededNoise
 from splitveil.records import PREDICTIONS, Evaluation, RunRecord
 from splitveil.rng import Rng
 from splitveil.specs import DataSpec, RunSpec
-from splitveil.split import SplitModel
+from splitveil.split import SplitModel, evaluating
 from splitveil.training.checkpoint import CheckpointStore
 from splitveil.training.loop import Trainer
 from splitveil.training.observer import Observer
@@ -180,8 +182,9 @@ def _evaluate(model: SplitModel, scores: Tensor, data: LoadedData, spec: RunSpec
     return Evaluation(
         accuracy=as_result(summary, unit="", safer="higher"),
         payload_bytes=payload_bytes(model.codec, model.release_spec),
-        edge_parameters=_count(model.head, model.mechanism, model.finish),
-        cloud_parameters=_count(model.tail),
+        edge_parameters=count_parameters(model.head, model.mechanism, model.finish),
+        cloud_parameters=count_parameters(model.tail),
+        edge_multiply_adds=_edge_multiply_adds(model),
         input_shape=model.input_shape,
         feature=model.feature_spec.to_json(),
         release=model.release_spec.to_json(),
@@ -192,5 +195,11 @@ def _evaluate(model: SplitModel, scores: Tensor, data: LoadedData, spec: RunSpec
     )
 
 
-def _count(*modules: nn.Module) -> int:
-    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+def _edge_multiply_adds(model: SplitModel) -> int:
+    """Of one picture on the device: head, mechanism, and the last step where there is one."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    x = torch.zeros(1, *model.input_shape, device=device)
+    with evaluating(model), torch.no_grad():
+        noises = model.draw(SeededNoise(Rng(0)), 1, device)
+        reply = model.reply(model.simulate(x, noises))
+        return count_multiply_adds(lambda: (model.simulate(x, noises), model.finish(reply)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["count_parameters", "multiply_adds"]
+__all__ = ["count_multiply_adds", "count_parameters", "multiply_adds"]
 
 
 def multiply_adds(module: nn.Module, input_shape: tuple[int, ...]) -> int:
@@ -24,11 +26,16 @@ def multiply_adds(module: nn.Module, input_shape: tuple[int, ...]) -> int:
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     module.eval()
     try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            module(torch.zeros(1, *input_shape, device=device))
+        return count_multiply_adds(module, torch.zeros(1, *input_shape, device=device))
     finally:
         for child, mode in modes:
             child.training = mode
+
+
+def count_multiply_adds(run: Callable[..., object], *inputs: Tensor) -> int:
+    """Multiply-adds of one call, without gradient."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run(*inputs)
     return int(counter.get_total_flops()) // 2  # a multiply-add is two operations
 
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from attack_fixtures import BLACK_BOX, KEY, auxiliary, model, mse, smooth, table
 from splitveil.attacks.controls import MeanImage
 from splitveil.attacks.shadow import Shadow, kernel_discrepancy
+from splitveil.attacks.shadow_bodies import ShadowBodies
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.attacks.view import AttackerView
 from splitveil.defenses.mechanisms.gaussian import Gaussian
@@ -107,3 +109,61 @@ def test_the_discrepancy_against_brute_force_and_between_equal_distributions() -
     assert float(kernel_discrepancy(same[:200], same[200:])) < 0.1 * float(
         kernel_discrepancy(same[:200], same[200:] + 1)
     )
+
+
+def ensemble(bodies: int = 3) -> ModelSubject:
+    """An invertible head behind which the second of several bodies is the one that learned the classes."""
+    made = model(Gaussian(0.02))
+    pictures = table(smooth(256, "training"))
+    x, y = pictures.get(torch.arange(256))
+    r = made.release(x, noise=SeededNoise(KEY))
+    classes = int(y.max()) + 1
+
+    class Several(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bodies = nn.ModuleList(
+                nn.Sequential(nn.Flatten(), nn.Linear(r[0].numel(), classes)) for _ in range(bodies)
+            )
+
+        def forward(self, value: Tensor) -> Tensor:
+            return torch.stack([body(value) for body in self.bodies], dim=1)
+
+    made.tail = Several()
+    made.finish = nn.Flatten()
+    useful = made.tail.bodies[1]
+    optimiser = torch.optim.Adam(useful.parameters(), lr=1e-2)
+    for _ in range(150):
+        optimiser.zero_grad()
+        torch.autograd.backward(functional.cross_entropy(useful(r), y))
+        optimiser.step()
+    return ModelSubject(made)
+
+
+def test_of_an_ensemble_it_tries_every_body_and_all_and_keeps_the_best() -> None:
+    attacked = ensemble()
+    view = view_of(attacked)
+    inverter = ShadowBodies(**SHORT, shadow_epochs=10).fit(view, KEY)
+    told = inverter.facts["bodies"]
+    assert [item["bodies"] for item in told["losses"]] == [[0], [1], [2], [0, 1, 2]]
+    best = min(told["losses"], key=lambda item: item["loss"])
+    assert told["chosen"] == best["bodies"]
+    assert view.queries == 0
+    assert mse(inverter, attacked) < mse(MeanImage().fit(view, KEY), attacked)
+
+
+def test_subsets_of_two_are_tried_where_they_are_asked_for() -> None:
+    short = ShadowBodies(**{**SHORT, "epochs": 1}, shadow_epochs=1, largest=2)
+    told = short.fit(view_of(ensemble()), KEY).facts["bodies"]
+    assert [item["bodies"] for item in told["losses"]][3:] == [[0, 1], [0, 2], [1, 2], [0, 1, 2]]
+
+
+def test_of_one_body_it_is_the_shadow_attack(attacked: ModelSubject) -> None:
+    told = ShadowBodies(**{**SHORT, "epochs": 1}, shadow_epochs=1).fit(view_of(attacked), KEY).facts["bodies"]
+    assert told["chosen"] == [0]
+    assert len(told["losses"]) == 1
+
+
+def test_the_plain_shadow_reads_all_bodies(attacked: ModelSubject) -> None:
+    inverter = Shadow(**{**SHORT, "epochs": 1}, shadow_epochs=2).fit(view_of(ensemble()), KEY)
+    assert inverter.facts["shadow"][-1]["task"] < inverter.facts["shadow"][0]["task"]

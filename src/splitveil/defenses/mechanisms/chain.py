@@ -8,6 +8,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from splitveil.contracts import FeatureSpec, GaussianChannel, Mechanism, NoiseSpec
+from splitveil.defenses.mechanisms.clip_ball import ClipBall
 from splitveil.errors import SpecError
 
 __all__ = ["Chain"]
@@ -26,27 +27,29 @@ class Chain(Mechanism):
             raise SpecError("expected at least one mechanism in a chain, got none: use Identity()")
         self.parts = nn.ModuleList(parts)
 
-    def _mechanisms(self) -> list[Mechanism]:
+    @property
+    def mechanisms(self) -> list[Mechanism]:
+        """The parts, first applied first."""
         return [cast(Mechanism, part) for part in self.parts]
 
     def noise_spec(self, z: FeatureSpec) -> tuple[NoiseSpec, ...]:
         """The noises of all parts, in order."""
         specs: list[NoiseSpec] = []
-        for index, part in enumerate(self._mechanisms()):
+        for index, part in enumerate(self.mechanisms):
             specs += [replace(spec, name=f"{spec.name}_{index}") for spec in part.noise_spec(z)]
             z = part.output_spec(z)
         return tuple(specs)
 
     def output_spec(self, z: FeatureSpec) -> FeatureSpec:
         """The spec after the last part."""
-        for part in self._mechanisms():
+        for part in self.mechanisms:
             z = part.output_spec(z)
         return z
 
     def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
         """Each part with its own share of the noises."""
         spec, rest = FeatureSpec.of(z.shape[1:]), noises
-        for part in self._mechanisms():
+        for part in self.mechanisms:
             count = len(part.noise_spec(spec))
             z = part(z, rest[:count])
             spec, rest = part.output_spec(spec), rest[count:]
@@ -59,10 +62,12 @@ class Chain(Mechanism):
         for this stage holds for the release too. A chain that is noisy before any Gaussian stage has none.
         """
         spec = FeatureSpec.of(z.shape[1:])
-        for part in self._mechanisms():
+        ball: float | None = None
+        for part in self.mechanisms:
             channel = part.gaussian_channel(z)
             if channel is not None:
-                return replace(channel, box=spec.range)
+                return replace(channel, box=spec.range, ball=ball)
+            ball = part.radius if isinstance(part, ClipBall) else None
             if part.noise_spec(spec):
                 return None
             z, spec = part(z, ()), part.output_spec(spec)
@@ -70,4 +75,4 @@ class Chain(Mechanism):
 
     def combine(self, r: Tensor) -> Tensor:
         """As the last noisy part combines; noise-free parts after it are taken as invertible where they matter."""
-        return self._mechanisms()[-1].combine(r)
+        return self.mechanisms[-1].combine(r)
