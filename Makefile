@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all bench check
+.PHONY: demo test test-all bench table check
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
@@ -22,6 +22,10 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.demo
 	$(BIN)/python -m benchmarks.cem
+
+# make table ROW=noise_arl@0.1 DATA=folder: one row of the table of defenses, then the table
+table: $(STAMP)
+	$(BIN)/python -m benchmarks.defenses_cifar10 --data "$(DATA)" --row $(ROW) --publish
 
 check: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks

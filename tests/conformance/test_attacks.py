@@ -44,6 +44,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "optimise": {"steps": 3, "restarts": 2},
     "image_prior": {"channels": 4, "steps": 3, "restarts": 2},
     "shadow": {"channels": 8, "blocks": 1, "epochs": 2, "batch_size": 16, "shadow_epochs": 2},
+    "shadow_bodies": {"channels": 8, "blocks": 1, "epochs": 2, "batch_size": 16, "shadow_epochs": 2},
     "support": {"channels": 8, "blocks": 1, "epochs": 2, "batch_size": 16},
     "unsplit": {"rounds": 2, "picture_steps": 2, "clone_steps": 2},
 }

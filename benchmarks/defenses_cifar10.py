@@ -1,0 +1,227 @@
+"""Every defense with and without conditional entropy, attacked by the suite ``standard``: one row at a time.
+
+``python -m benchmarks.defenses_cifar10 --data FOLDER --row noise_arl@0.1`` trains and audits the defense at that noise,
+alone and with CEM, and writes ``results/defenses_cifar10/noise_arl@0.1.json``; stopped, it goes on where it was. A row
+that is there is not computed again. ``--publish`` builds the table of all rows that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from benchmarks.harness import RESULTS, publish
+from splitveil.audit.run import audit_run
+from splitveil.cli.common import progress_bar
+from splitveil.defenses import Defense, conditional_entropy, load_defense
+from splitveil.errors import SpecError
+from splitveil.experiments.api import make_spec
+from splitveil.experiments.environment import describe_environment, pick_device
+from splitveil.experiments.recipes import load_recipe
+from splitveil.experiments.training import train_run
+from splitveil.files import write_text
+from splitveil.metrics.tradeoff import DeltaSummary, Points, paired_delta
+from splitveil.records import PREDICTIONS, AttackResult, RunRecord
+from splitveil.specs import PlugInSpec
+
+WEIGHT = 0.2  # of conditional entropy, the same for all: it is per dimension
+GRID, LEVELS = (0.05, 0.1, 0.2, 0.4), (0.1, 0.2)
+NOISE = {"bottleneck": GRID, "noise_arl": GRID}
+PAPER = ("bottleneck", "distcorr", "dropout", "patrol", "ressfl", "noise_nopeek", "noise_arl")
+OTHERS = ("shredder", "disco", "sca", "vib", "hsic", "ensembler")
+FOLDER = RESULTS / "defenses_cifar10"
+SCALE = 1e6  # errors are stored as whole millionths
+BOTH = ("without", "with")
+
+
+def row_names() -> Iterator[str]:
+    """All rows, the paper's first."""
+    for preset in (*PAPER, *OTHERS):
+        for noise_std in NOISE.get(preset, LEVELS):
+            yield f"{preset}@{noise_std:g}"
+
+
+def defense_of(row: str, kind: str) -> Defense:
+    """The defense of a row, ``with`` conditional entropy or ``without``."""
+    preset, _, noise = row.partition("@")
+    alone = load_defense(preset, {"noise_std": float(noise)})
+    return alone if kind == "without" else alone + conditional_entropy(WEIGHT)
+
+
+def trained(defense: Defense, data: str, recipe: str, seed: int, out: Path) -> RunRecord:
+    """The run of a defense, trained where it is not there."""
+    written = defense.to_json()
+    chosen = PlugInSpec(name=written["name"], params=written["params"])
+    spec = make_spec(data, defense=chosen, recipe=load_recipe(recipe), seed=seed)
+    return train_run(spec, out, observer=progress_bar(out.name))
+
+
+def measure(record: RunRecord, undefended: RunRecord, recipe: str) -> dict[str, Any]:
+    """Train, audit, and what the row says of one of its two runs."""
+    found = audit_run(
+        record,
+        suite="standard",
+        recipe=load_recipe(recipe),
+        undefended=undefended,
+        observe=lambda part: progress_bar(f"{record.name}: {part}"),
+    )
+    worst, evaluation = strongest(record), record.evaluation
+    assert evaluation is not None
+    return {
+        "accuracy": evaluation.accuracy.model_dump(),
+        **{metric: worst.metrics[metric].model_dump() for metric in ("mse", "psnr", "ssim")},
+        "attack": worst.attack.model_dump(),
+        "converged": worst.converged,
+        "recognised": worst.beyond_pixels["recognised"].mean if "recognised" in worst.beyond_pixels else None,
+        "status": found.status,
+        "failed_controls": [control.name for control in found.controls if control.state == "fail"],
+        "edge_parameters": evaluation.edge_parameters,
+        "edge_multiply_adds": evaluation.edge_multiply_adds,
+        "payload_bytes": evaluation.payload_bytes,
+        "train_s": evaluation.elapsed_s,
+        "correct": _packed(load_file(record.path / PREDICTIONS)["accuracy"].astype(np.int32)),
+        "error": _packed((load_file(record.path / worst.samples)["mse"] * SCALE).round().astype(np.int32)),
+    }
+
+
+def strongest(record: RunRecord) -> AttackResult:
+    """The attack that errs least, of those that are scored on all test pictures."""
+    every = max(attack.metrics["mse"].n for attack in record.attacks)
+    able = [attack for attack in record.attacks if attack.metrics["mse"].n == every]
+    return min(able, key=lambda attack: attack.metrics["mse"].mean)
+
+
+def run_row(row: str, data: str, recipe: str, seed: int, out: Path) -> Path:
+    """Compute a row where it is not there; returns its file."""
+    file = FOLDER / f"{row}.json"
+    if file.is_file():
+        return file
+    undefended = trained(load_defense("none", {}), data, recipe, seed, out / "none")
+    found = {
+        kind: measure(trained(defense_of(row, kind), data, recipe, seed, out / f"{row}-{kind}"), undefended, recipe)
+        for kind in BOTH
+    }
+    record = {
+        "row": row,
+        "preset": row.partition("@")[0],
+        "noise_std": float(row.partition("@")[2]),
+        "weight": WEIGHT,
+        "recipe": recipe,
+        "seed": seed,
+        "suite": "standard",
+        "environment": describe_environment(pick_device(None)),
+        **found,
+    }
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    return file
+
+
+def _packed(values: NDArray[np.int32]) -> str:
+    return b64encode(zlib.compress(values.astype("<i4").tobytes(), 9)).decode()
+
+
+def _unpacked(text: str) -> NDArray[np.float32]:
+    return np.frombuffer(zlib.decompress(b64decode(text)), dtype="<i4").astype(np.float32)
+
+
+def points(rows: list[dict[str, Any]], kind: str) -> Points:
+    """The runs of one defense, one point per noise level, one seed."""
+    return Points(
+        np.stack([_unpacked(row[kind]["correct"])[None] for row in rows]),
+        np.stack([_unpacked(row[kind]["error"])[None] / np.float32(SCALE) for row in rows]),
+    )
+
+
+def gain(rows: list[dict[str, Any]]) -> DeltaSummary:
+    """What conditional entropy gains on one defense at equal accuracy, over its noise levels."""
+    return paired_delta(points(rows, "without"), points(rows, "with"), rng=np.random.default_rng(0))
+
+
+def table(rows: list[dict[str, Any]]) -> None:
+    """Build the summary of all rows that are there."""
+    if not rows:
+        raise SpecError(f"expected rows in '{FOLDER}', got none: make one with --row")
+    lines: list[dict[str, Any]] = []
+    gains: dict[str, DeltaSummary] = {}
+    for preset in (*PAPER, *OTHERS):
+        held = [row for row in rows if row["preset"] == preset]
+        if len(held) > 1:
+            gains[preset] = gain(held)
+        for row in held:
+            for kind in BOTH:
+                found = row[kind]
+                lines.append(
+                    {
+                        "row": row["row"] + (" + CEM" if kind == "with" else ""),
+                        "accuracy": found["accuracy"]["mean"],
+                        "mse": found["mse"]["mean"],
+                        "mse_low": found["mse"]["low"],
+                        "mse_high": found["mse"]["high"],
+                        "psnr_db": found["psnr"]["mean"],
+                        "ssim": found["ssim"]["mean"],
+                        "attack": found["attack"]["name"],
+                        "edge_parameters": found["edge_parameters"],
+                        "edge_multiply_adds": found["edge_multiply_adds"],
+                        "payload_bytes": found["payload_bytes"],
+                        "status": found["status"],
+                    }
+                )
+    percent = {name: 100 * (10 ** (item.delta.mse_db / 10) - 1) for name, item in gains.items() if item.delta}
+    harmed = sorted(name for name, item in gains.items() if item.mse_db and item.mse_db[1] < 0)
+    gained = sorted(name for name, item in gains.items() if item.mse_db and item.mse_db[0] > 0)
+    summary = {
+        "mean_gain_pct": float(np.mean(list(percent.values()))) if percent else None,
+        "gain_pct": percent,
+        "gain_db": {name: item.mse_db for name, item in gains.items()},
+        "presets": len(percent),
+        "presets_gained": gained,
+        "presets_harmed": harmed,
+        "without_overlap": sorted(set(gains) - set(percent)),
+        "pictures": len(_unpacked(rows[0]["with"]["error"])),
+        "seeds": 1,
+        "scale": rows[0]["recipe"],
+        "weight": WEIGHT,
+    }
+    publish("defenses_cifar10", summary, lines)
+
+
+def stored_rows() -> list[dict[str, Any]]:
+    """All rows that are there, in the order of the table."""
+    files = (FOLDER / f"{name}.json" for name in row_names())
+    return [json.loads(file.read_text()) for file in files if file.is_file()]
+
+
+def main() -> None:
+    """Run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", help="Folder of CIFAR-10 as parquet.")
+    parser.add_argument("--row", nargs="*", default=[], choices=list(row_names()), metavar="PRESET@NOISE")
+    parser.add_argument("--out", type=Path, default=Path("runs/defenses_cifar10"))
+    parser.add_argument("--recipe", default="quick")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--publish", action="store_true", help="Build the table of the rows that are there.")
+    parser.add_argument("--list", action="store_true", help="Say which rows are there.")
+    options = parser.parse_args()
+    if options.list:
+        for name in row_names():
+            print(name, "done" if (FOLDER / f"{name}.json").is_file() else "-")
+    for row in options.row:
+        if options.data is None:
+            parser.error("expected --data beside --row")
+        print(run_row(row, options.data, options.recipe, options.seed, options.out))
+    if options.publish:
+        table(stored_rows())
+
+
+if __name__ == "__main__":
+    main()
