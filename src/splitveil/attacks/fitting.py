@@ -92,6 +92,9 @@ class DecoderAttack(Attack):
     def _plan(self, view: AttackerView, rng: Rng, reads: Callable[[Tensor], Tensor] = lambda r: r) -> Releases:
         """How many pictures the budget pays for, and whether each epoch may have its own releases.
 
+        Several releases of a picture are drawn once: together they hold little noise that could be learned by heart,
+        and to draw all of them anew would cost as many passes through the head in every epoch.
+
         Args:
             view: of the attacker.
             rng: key of the split, of order and noise.
@@ -104,8 +107,8 @@ class DecoderAttack(Attack):
 
         observations, left = view.threat.observations, view.queries_left
         fit, val = split(view.affordable(_FEWEST_PICTURES), len(view.auxiliary), self.val_share, rng)
-        cost = (self.epochs * len(fit) + len(val) + min(len(fit), _STATISTICS)) * observations
-        fresh = view.threat.allows("query") and (left is None or cost <= left)
+        cost = self.epochs * len(fit) + len(val) + min(len(fit), _STATISTICS)
+        fresh = view.threat.allows("query") and observations == 1 and (left is None or cost <= left)
         moved = self._moved(lambda x, key: reads(view.release(x, key)))
         return Releases(view.auxiliary, pairs, fit, val, self.batch_size, rng, fresh=fresh, moved=moved)
 
