@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,8 +20,13 @@ def train(
     data: Annotated[
         str, typer.Option(help="'digits', a folder of parquet tables, or a folder with one sub-folder per class.")
     ] = "digits",
-    defense: Annotated[str, typer.Option(help="See  splitveil list defenses.")] = "cem",
-    param: Annotated[list[str] | None, typer.Option("--param", "-p", help="Of the defense: weight=2.")] = None,
+    defense: Annotated[
+        str, typer.Option(help="See  splitveil list defenses; two together: ressfl+conditional_entropy.")
+    ] = "cem",
+    param: Annotated[
+        list[str] | None,
+        typer.Option("--param", "-p", help="Of the defense: weight=2; of the second: conditional_entropy.weight=2."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="See  splitveil list models, or package.module:function.")] = None,
     model_param: Annotated[list[str] | None, typer.Option(help="Of the model: width=0.25.")] = None,
     recipe: Annotated[str | None, typer.Option(help="tiny, quick or full; tiny for the digits, else quick.")] = None,
@@ -36,7 +41,7 @@ def train(
 ) -> None:
     """Train a split model under a defense; the same command goes on with an interrupted run."""
     from splitveil.data.sources import guess_source
-    from splitveil.defenses import load_defense
+    from splitveil.defenses import added_defense, load_defense
     from splitveil.experiments.api import default_recipe, make_spec
     from splitveil.experiments.recipes import load_recipe
     from splitveil.experiments.training import train_run
@@ -47,13 +52,16 @@ def train(
         chosen = parse(RunSpec, read_json(spec), str(spec))
     else:
         options = parse_options(param or [])
-        load_defense(defense, options)
+        written: dict[str, Any] = {"name": defense, "params": options}
+        if "+" in defense:
+            written = added_defense(defense, options).to_json()
+        load_defense(written["name"], written["params"])
         plan = load_recipe(recipe or default_recipe(guess_source(data)[0]))
         chosen = make_spec(
             data,
             model=model,
             model_kwargs=parse_options(model_param or []),
-            defense=PlugInSpec(name=defense, params=options),
+            defense=PlugInSpec(name=written["name"], params=written["params"]),
             recipe=plan,
             seed=seed,
             limit=limit,

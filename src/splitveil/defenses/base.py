@@ -9,13 +9,13 @@ from typing import Any, cast
 from splitveil.contracts import Codec, FeatureSpec, Mechanism, Penalty, Stage, Weighted
 from splitveil.defenses.mechanisms.chain import Chain
 from splitveil.defenses.mechanisms.identity import Identity
-from splitveil.errors import SpecError
+from splitveil.errors import SpecError, UnknownNameError
 from splitveil.registry import DEFENSES, MECHANISMS, PENALTIES, build
 from splitveil.rng import Rng
 from splitveil.schedules import Schedule
 from splitveil.split import SplitModel
 
-__all__ = ["Defense", "MechanismPart", "PenaltyPart", "load_defense"]
+__all__ = ["Defense", "MechanismPart", "PenaltyPart", "added_defense", "load_defense"]
 
 _SUM = "sum"
 _PLAN = (Stage(),)
@@ -155,6 +155,34 @@ class Defense:
 def _noisy(parts: tuple[MechanismPart, ...]) -> bool:
     """Whether a mechanism among these draws noise (asked of one built for a small feature)."""
     return any(part.build(_PROBE, Rng(0)).noise_spec(_PROBE) for part in parts)
+
+
+def added_defense(name: str, params: Mapping[str, Any]) -> Defense:
+    """The sum of defenses from one text, as a command line says it: ``ressfl+conditional_entropy``.
+
+    Args:
+        name: registry names with ``+`` between them.
+        params: of the first, or of the one that a name before a dot stands for: ``conditional_entropy.weight``.
+
+    Raises:
+        UnknownNameError: no such defense or parameter.
+        SpecError: the two cannot be added.
+
+    Example:
+        >>> added_defense("gaussian+conditional_entropy", {"noise_std": 0.2, "conditional_entropy.weight": 1.0}).name
+        'gaussian + conditional_entropy'
+    """
+    names = [part.strip() for part in name.split("+")]
+    own: dict[str, dict[str, Any]] = {part: {} for part in names}
+    for key, value in params.items():
+        part, dot, parameter = key.rpartition(".")
+        if dot and part not in own:
+            raise UnknownNameError("defense before the dot", part, names)
+        own[part if dot else names[0]][parameter] = value
+    first, *rest = [load_defense(part, own[part]) for part in names]
+    for other in rest:
+        first = first + other
+    return first
 
 
 def load_defense(name: str, params: Mapping[str, Any]) -> Defense:
