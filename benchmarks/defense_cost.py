@@ -1,8 +1,8 @@
 """What each defense costs in training, relative to training without one.
 
-``python -m benchmarks.defense_cost``: random pictures of CIFAR-10 size, the net of the recipe ``quick``. Per defense, an
-epoch's work (what penalties do before it, then its steps) is timed in turn with that of `none`, so that what else the
-machine does falls on both; stages are counted by their epochs.
+``python -m benchmarks.defense_cost``: random pictures of CIFAR-10 size, the net of the recipe ``quick``. Per defense
+an epoch of work (what penalties do before it, then its steps) is timed in turn with that of `none`, so that what else
+the machine does falls on both; stages are counted by their epochs.
 """
 
 from __future__ import annotations
