@@ -26,7 +26,7 @@ from splitveil.metrics.summary import summarize
 from splitveil.nets.parts import SplitParts
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 from splitveil.threats import ThreatModel
 
 SIDE, Q, NOISE_STD = 8, 32, 0.1

@@ -18,7 +18,7 @@ from splitveil.defenses.mechanisms.identity import Identity
 from splitveil.nets.parts import SplitParts
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 from splitveil.threats import ThreatModel
 
 PICTURE = (1, 8, 8)

@@ -14,7 +14,7 @@ from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.nets.parts import SplitParts
 from splitveil.rng import Rng
 from splitveil.specs import TrainingSpec
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 from splitveil.training.loop import Trainer
 from splitveil.training.observer import Observer
 from splitveil.training.tasks import Classification

@@ -15,7 +15,7 @@ _LAZY = {
     "Objective": "splitveil.training.objective:Objective",
     "RunRecord": "splitveil.records:RunRecord",
     "RunSpec": "splitveil.specs:RunSpec",
-    "SplitModel": "splitveil.split:SplitModel",
+    "SplitModel": "splitveil.split_model:SplitModel",
     "SplitParts": "splitveil.nets.parts:SplitParts",
     "SplitveilError": "splitveil.errors:SplitveilError",
     "ThreatModel": "splitveil.threats:ThreatModel",
@@ -28,6 +28,7 @@ _LAZY = {
     "load_model": "splitveil.experiments.api:load_model",
     "report": "splitveil.report:",
     "protect": "splitveil.experiments.api:protect",
+    "split": "splitveil.nets.cutting:split",
     "train": "splitveil.experiments.api:train",
 }
 
@@ -48,6 +49,7 @@ __all__ = [
     "load_model",
     "protect",
     "report",
+    "split",
     "train",
 ]
 
@@ -62,11 +64,12 @@ if TYPE_CHECKING:
     from splitveil.experiments.api import load_model as load_model
     from splitveil.experiments.api import protect as protect
     from splitveil.experiments.api import train as train
+    from splitveil.nets.cutting import split as split
     from splitveil.nets.parts import SplitParts as SplitParts
     from splitveil.records import RunRecord as RunRecord
     from splitveil.report.build import build_report as report
     from splitveil.specs import RunSpec as RunSpec
-    from splitveil.split import SplitModel as SplitModel
+    from splitveil.split_model import SplitModel as SplitModel
     from splitveil.threats import ThreatModel as ThreatModel
     from splitveil.training.objective import Objective as Objective
 

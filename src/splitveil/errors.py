@@ -55,6 +55,9 @@ class SpecError(SplitveilError):
     exit_code = 3
 
 
+_MOST_NAMES = 40
+
+
 class UnknownNameError(SpecError):
     """A name that is not known; the message offers the nearest ones.
 
@@ -72,7 +75,10 @@ class UnknownNameError(SpecError):
 
 
 def _listed(choices: list[str]) -> str:
-    return f"Known: {', '.join(choices)}" if choices else "there is none to give, leave it out"
+    if not choices:
+        return "there is none to give, leave it out"
+    more = len(choices) - _MOST_NAMES
+    return f"Known: {', '.join(choices[:_MOST_NAMES])}" + (f" and {more} more" if more > 0 else "")
 
 
 class InputError(SplitveilError):

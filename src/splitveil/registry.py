@@ -308,6 +308,7 @@ MODELS.add("vgg11", "splitveil.nets.vgg:vgg11", "VGG-11 with batch norm, cut beh
 MODELS.add(
     "resnet20", "splitveil.nets.resnet:resnet20", "ResNet-20 with 5x5 stem, cut behind a bottleneck and a sigmoid"
 )
+MODELS.add("cut", "splitveil.nets.cutting:cut_model", "a network of torchvision or timm, cut behind a module of yours")
 MODELS.add("small", "splitveil.nets.small:small", "a small convolutional net for pictures such as the digits")
 
 RECIPES = Registry("recipe", "splitveil.recipes")

@@ -20,7 +20,7 @@ from splitveil.defenses.mechanisms.topk import TopK
 from splitveil.defenses.mechanisms.variational import Variational
 from splitveil.nets.parts import SplitParts
 from splitveil.rng import Rng
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 
 PICTURE = (1, 16, 16)
 CLASSES = 10

@@ -17,7 +17,7 @@ from splitveil.export.graph import edge_parity, export_cloud, export_edge, expor
 from splitveil.nets.parts import SplitParts
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
-from splitveil.split import SplitModel, evaluating
+from splitveil.split_model import SplitModel, evaluating
 
 ROW_TOLERANCE = 1e-6  # convolutions may sum in another order for another batch
 PARITY_TOLERANCE = 1e-4

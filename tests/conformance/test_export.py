@@ -31,7 +31,7 @@ from splitveil.export import graph
 from splitveil.export.graph import edge_parity, export_cloud, export_edge, export_finish, run_onnx
 from splitveil.nets.parts import SplitParts
 from splitveil.rng import Rng
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 
 
 def with_head(head: nn.Module) -> SplitModel:

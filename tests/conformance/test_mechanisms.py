@@ -12,7 +12,7 @@ import torch
 from splitveil.contracts import FeatureSpec, Mechanism
 from splitveil.registry import MECHANISMS
 from splitveil.rng import Rng
-from splitveil.split import SplitModel, evaluating
+from splitveil.split_model import SplitModel, evaluating
 
 PARAMS: dict[str, dict[str, Any]] = {
     "identity": {},

@@ -22,7 +22,7 @@ from splitveil.nets.small import small
 from splitveil.registry import PENALTIES
 from splitveil.rng import Rng
 from splitveil.schedules import Constant, Schedule, WarmUp
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 from splitveil.training.features import TrainingFeatures
 from splitveil.training.objective import Losses, Objective
 from splitveil.training.tasks import Classification

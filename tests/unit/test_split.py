@@ -16,7 +16,7 @@ from splitveil.errors import ContractError, InputError
 from splitveil.nets.parts import SplitParts
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
-from splitveil.split import SplitModel, evaluating
+from splitveil.split_model import SplitModel, evaluating
 
 NOISE = SeededNoise(Rng(0))
 

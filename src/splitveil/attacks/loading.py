@@ -15,7 +15,7 @@ from splitveil.attacks.subjects import CallableSubject, ModelSubject
 from splitveil.contracts import Subject
 from splitveil.errors import InputError, SpecError, SplitveilError, UsageError
 from splitveil.registry import load_attribute
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 
 __all__ = ["load_subject"]
 

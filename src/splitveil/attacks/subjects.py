@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from splitveil.contracts import FeatureSpec, NoiseSource
 from splitveil.errors import InputError
 from splitveil.rng import Rng
-from splitveil.split import SplitModel, evaluating
+from splitveil.split_model import SplitModel, evaluating
 from splitveil.threats import Grant
 
 __all__ = ["BLACK_BOX_OFFERS", "CallableSubject", "ModelSubject"]

@@ -26,7 +26,7 @@ from splitveil.data.paired import PairedPictures
 from splitveil.errors import ContractError, InputError, ThreatModelError
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
-from splitveil.split import evaluating
+from splitveil.split_model import evaluating
 from splitveil.threats import Grant, ThreatModel
 
 __all__ = ["AttackerView", "AuxiliaryPictures", "Progress", "attacker_view"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from splitveil.bounds.fisher import Moments
 from splitveil.data.loader import Pictures
 from splitveil.errors import ContractError, SpecError
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 
 __all__ = ["Channel", "Features"]
 

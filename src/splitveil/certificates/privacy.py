@@ -11,7 +11,7 @@ from splitveil.certificates.channel import Channel
 from splitveil.defenses.mechanisms.chain import Chain
 from splitveil.defenses.mechanisms.clip import Clip
 from splitveil.defenses.mechanisms.laplace import Laplace
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 
 __all__ = ["DELTA", "privacy_certificates"]
 

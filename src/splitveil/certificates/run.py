@@ -41,7 +41,7 @@ from splitveil.experiments.environment import pick_device
 from splitveil.experiments.training import LoadedData, load_data_spec
 from splitveil.records import PREDICTIONS, Evaluation, RunRecord
 from splitveil.rng import Rng
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 from splitveil.training.observer import Observer
 
 __all__ = ["GALLERIES", "Material", "certify_run", "gather", "picture_coordinates"]

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from splitveil.cli.common import echo_json
-from splitveil.errors import UnknownNameError
+from splitveil.errors import UnknownNameError, UsageError
 
 
 def list_names(
     kind: Annotated[
         str | None,
-        typer.Argument(help="defenses, attacks, metrics, models, recipes, sources, suites, mechanisms, penalties."),
+        typer.Argument(
+            help="defenses, attacks, metrics, models, recipes, sources, suites, mechanisms, penalties; cuts."
+        ),
     ] = None,
+    model: Annotated[str | None, typer.Argument(help="Of cuts: vgg11 (torchvision) or timm:resnet18.")] = None,
+    input_shape: Annotated[str, typer.Option(help="Of cuts: channels, rows, columns of a picture.")] = "3,224,224",
     json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Show what there is to choose from."""
+    """Show what there is to choose from; `list cuts MODEL` shows where a network can be cut."""
     from splitveil import registry
 
+    if kind == "cuts":
+        _cuts(model, input_shape, json_)
+        return
+    if model is not None:
+        raise UsageError(f"expected a network beside 'cuts' alone, got '{model}' beside '{kind}'")
     kinds = {
         "attacks": registry.ATTACKS,
         "defenses": registry.DEFENSES,
@@ -32,7 +42,7 @@ def list_names(
         "suites": registry.SUITES,
     }
     if kind is not None and kind not in kinds:
-        raise UnknownNameError("kind", kind, kinds)
+        raise UnknownNameError("kind", kind, (*kinds, "cuts"))
     chosen = {name: kinds[name] for name in kinds if kind in (None, name)}
     if json_:
         echo_json({name: {entry.name: entry.help for entry in found} for name, found in chosen.items()})
@@ -41,3 +51,29 @@ def list_names(
         typer.echo(f"{name}:")
         for entry in found:
             typer.echo(f"  {entry.name:<20} {entry.help}")
+
+
+def _cuts(model: str | None, input_shape: str, json_: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from splitveil.nets.cutting import list_cuts
+
+    if model is None:
+        raise UsageError("expected a network beside 'cuts', got none: splitveil list cuts timm:resnet18")
+    try:
+        sizes = tuple(int(size) for size in input_shape.split(","))
+    except ValueError as error:
+        raise UsageError(f"expected --input-shape as channels,rows,columns, got '{input_shape}'") from error
+    found = list_cuts(model, input_shape=sizes)
+    if json_:
+        echo_json([asdict(item) for item in found])
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("at", "features", "payload bytes", "edge parameters", "edge multiply-adds", "cloud %"):
+        table.add_column(column, justify="left" if column in ("at", "features") else "right")
+    for item in found:
+        shape = " x ".join(map(str, item.shape))
+        figures = (f"{value:,}" for value in (item.payload_bytes, item.edge_parameters, item.edge_multiply_adds))
+        table.add_row(item.name, shape, *figures, f"{100 * item.cloud_share:.1f}")
+    Console(width=120).print(table)

@@ -5,7 +5,7 @@ Shape words: ``n`` batch, ``c h w`` picture, ``q`` feature dimension, ``*z`` fea
 
 ```
 x --[ head ]-- z --[ mechanism ]-- r == wire ==[ tail ]-- reply ==[ finish ]-- output
-edge: x, z, finish          public: r, reply          (`splitveil.split.SplitModel` is the one door)
+edge: x, z, finish          public: r, reply          (`splitveil.split_model.SplitModel` is the one door)
 ```
 """
 

@@ -13,7 +13,7 @@ from splitveil.errors import SpecError, UnknownNameError
 from splitveil.registry import DEFENSES, MECHANISMS, PENALTIES, build
 from splitveil.rng import Rng
 from splitveil.schedules import Schedule
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 
 __all__ = ["Defense", "MechanismPart", "PenaltyPart", "added_defense", "load_defense"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from splitveil.errors import SpecError, UnknownNameError
 from splitveil.nets.parts import SplitParts
 from splitveil.rng import Rng
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 
 __all__ = ["BeginFinal", "BeginNetwork", "Bodies", "MultiplyBodies", "SecretSelector", "Selection"]
 

@@ -13,7 +13,7 @@ from splitveil.errors import SpecError, UnknownNameError
 from splitveil.metrics.cost import count_parameters, multiply_adds
 from splitveil.nets.layers import conv_bn_relu
 from splitveil.nets.pruning import prune_to_budget
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 
 __all__ = ["DeepenHead", "DeeperEntry", "EdgeCost", "PruneHead"]
 

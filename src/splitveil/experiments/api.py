@@ -18,7 +18,7 @@ from splitveil.nets.parts import SplitParts
 from splitveil.records import AttackResult, RunRecord
 from splitveil.rng import Rng
 from splitveil.specs import ModelSpec, PlugInSpec, RunSpec, parse
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 from splitveil.threats import ThreatModel
 from splitveil.training.objective import Objective
 from splitveil.training.observer import Observer

@@ -29,7 +29,7 @@ from splitveil.records import AttackResult, RunRecord
 from splitveil.registry import ATTACKS, build
 from splitveil.rng import Rng
 from splitveil.specs import PlugInSpec
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 from splitveil.threats import ThreatModel
 from splitveil.training.observer import Observer
 

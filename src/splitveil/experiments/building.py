@@ -18,7 +18,7 @@ from splitveil.noise import SeededNoise
 from splitveil.registry import MODELS, build, load_attribute
 from splitveil.rng import Rng
 from splitveil.specs import ModelSpec, RunSpec
-from splitveil.split import SplitModel, evaluating
+from splitveil.split_model import SplitModel, evaluating
 
 __all__ = [
     "build_parts",

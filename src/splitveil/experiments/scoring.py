@@ -17,7 +17,7 @@ from splitveil.noise import SeededNoise
 from splitveil.records import MetricResult
 from splitveil.registry import METRICS
 from splitveil.rng import Rng
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 from splitveil.threats import ThreatModel
 from splitveil.training.observer import Observer
 

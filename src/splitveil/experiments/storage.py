@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from splitveil.errors import InputError, MissingDataError
 from splitveil.files import write_text, write_with
 from splitveil.nets.surgery import apply_edits, describe_edits, edits_from_json, edits_to_json
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 
 __all__ = ["load_weights", "save_model"]
 

@@ -30,7 +30,7 @@ from splitveil.noise import SeededNoise
 from splitveil.records import PREDICTIONS, Evaluation, RunRecord
 from splitveil.rng import Rng
 from splitveil.specs import DataSpec, RunSpec
-from splitveil.split import SplitModel, evaluating
+from splitveil.split_model import SplitModel, evaluating
 from splitveil.training.checkpoint import CheckpointStore
 from splitveil.training.loop import Trainer
 from splitveil.training.observer import Observer

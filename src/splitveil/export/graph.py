@@ -23,7 +23,7 @@ from splitveil.errors import ContractError, InputError, MissingDataError, Missin
 from splitveil.files import write_with
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
-from splitveil.split import SplitModel, evaluating
+from splitveil.split_model import SplitModel, evaluating
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram

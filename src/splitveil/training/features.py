@@ -11,7 +11,7 @@ from torch import Tensor
 from splitveil.contracts import FeatureBatch
 from splitveil.data.loader import Pictures
 from splitveil.rng import Rng
-from splitveil.split import SplitModel, evaluating
+from splitveil.split_model import SplitModel, evaluating
 
 __all__ = ["TrainingFeatures"]
 

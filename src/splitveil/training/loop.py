@@ -18,7 +18,7 @@ from splitveil.errors import SpecError, TrainingError
 from splitveil.nets.surgery import apply_edits, describe_edits, edits_from_json, edits_to_json
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
-from splitveil.split import SplitModel, evaluating
+from splitveil.split_model import SplitModel, evaluating
 from splitveil.training.checkpoint import CheckpointStore, Place, gather, scatter
 from splitveil.training.features import TrainingFeatures
 from splitveil.training.objective import Objective

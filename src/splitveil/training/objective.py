@@ -11,7 +11,7 @@ from torch import Tensor
 from splitveil.contracts import FeatureStream, PenaltyContext, Task, Trace, TrainState, Weighted
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 
 __all__ = ["Losses", "Objective"]
 

@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge as SklearnRidge
+from torch import Tensor, nn
+
 from attack_fixtures import (
     CLASSES,
     KEY,
@@ -24,11 +29,6 @@ from attack_fixtures import (
     table,
     view_of,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.linear_model import Ridge as SklearnRidge
-from torch import Tensor, nn
-
 from splitveil.attacks.controls import ClassMean, MeanImage, Ridge, ridge_weights
 from splitveil.attacks.inverters import mean_picture
 from splitveil.attacks.subjects import ModelSubject
@@ -39,7 +39,7 @@ from splitveil.errors import InputError, SpecError, ThreatModelError
 from splitveil.nets.parts import SplitParts
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 from splitveil.threats import ThreatModel
 
 NO_GRANT = ThreatModel(frozenset())

@@ -18,7 +18,7 @@ from splitveil.defenses.mechanisms.identity import Identity
 from splitveil.errors import UnknownNameError
 from splitveil.nets.parts import SplitParts
 from splitveil.rng import Rng
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 
 SETTINGS: dict[str, Any] = {"channels": 8, "blocks": 1, "epochs": 8, "batch_size": 32, "lr": 5e-3}
 PICTURES = 192

@@ -21,7 +21,7 @@ from splitveil.defenses.mechanisms.dropout import Dropout
 from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.defenses.mechanisms.laplace import Laplace
 from splitveil.nets.parts import SplitParts
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 
 Q = 16
 PICTURES = Pictures(ImageTable(torch.arange(4 * Q, dtype=torch.uint8).reshape(4, 1, 4, 4), torch.zeros(4).long()))

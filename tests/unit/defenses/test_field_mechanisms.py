@@ -25,7 +25,7 @@ from splitveil.errors import InputError, SpecError
 from splitveil.nets.parts import SplitParts
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 from splitveil.threats import ThreatModel
 
 VECTOR = FeatureSpec.of((12,))

@@ -25,7 +25,7 @@ from splitveil.defenses.penalties.noise_power import NoisePower
 from splitveil.errors import InputError, SpecError
 from splitveil.nets.parts import SplitParts
 from splitveil.rng import Rng
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 
 STATE = TrainState(1, 0, 0.5, 0.01)
 

@@ -23,7 +23,7 @@ from splitveil.nets.small import small
 from splitveil.nets.vgg import vgg11
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 from training_fixtures import SETTINGS, make_trainer
 
 

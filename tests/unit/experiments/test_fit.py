@@ -11,7 +11,7 @@ from splitveil.errors import SpecError
 from splitveil.experiments.building import check_fit
 from splitveil.nets.parts import SplitParts
 from splitveil.nets.small import small
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 
 
 def test_a_model_that_fits_passes_and_keeps_its_mode() -> None:

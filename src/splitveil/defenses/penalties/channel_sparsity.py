@@ -9,7 +9,7 @@ from torch import nn
 
 from splitveil.contracts import Penalty, PenaltyContext, Terms, Trace
 from splitveil.errors import SpecError
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 
 __all__ = ["ChannelSparsity"]
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from splitveil.contracts import FeatureSpec, Penalty, PenaltyContext, Terms, Trace
 from splitveil.errors import ContractError, SpecError
 from splitveil.rng import Rng
-from splitveil.split import SplitModel
+from splitveil.split_model import SplitModel
 
 __all__ = ["HeadSimilarity"]
 

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from splitveil.contracts import Penalty, PenaltyContext, Terms, Trace, positive
 from splitveil.errors import SpecError
-from splitveil.split import SplitModel, evaluating
+from splitveil.split_model import SplitModel, evaluating
 
 __all__ = ["Lipschitz"]
 
