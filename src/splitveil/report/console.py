@@ -44,6 +44,7 @@ def _row(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
         "worst_psnr_db": worst.result.worst if worst else None,
         "payload_bytes": evaluation.payload_bytes if evaluation else None,
         "edge_parameters": evaluation.edge_parameters if evaluation else None,
+        "edge_multiply_adds": evaluation.edge_multiply_adds if evaluation else None,
         "attack": headline.key if headline else None,
         "converged": headline.converged if headline else None,
         "beats_controls": headline.beats_controls if headline else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from splitveil.records import AttackResult, MetricResult
+from splitveil.records import AttackResult, Evaluation, MetricResult
 from splitveil.report.runs import METRIC_NAMES, Run
 from splitveil.report.validity import CONTROL_NAMES, Judgement
 from splitveil.report.wording import DASH, INVALID, amount, fixed, interval, joined, scalar, size_bytes
@@ -48,7 +48,7 @@ class ResultRow:
     scores: tuple[Cell, ...]
     worst_picture: Cell
     payload: str
-    edge_parameters: str
+    edge_parameters: Cell
     converged: str
     beats_controls: str
 
@@ -83,10 +83,17 @@ def _result(run: Run, judgement: Judgement, several_attacks: bool) -> ResultRow:
         scores=tuple(scores),
         worst_picture=worst,
         payload=size_bytes(evaluation.payload_bytes if evaluation else None),
-        edge_parameters=scalar(evaluation.edge_parameters if evaluation else None),
+        edge_parameters=_edge(evaluation),
         converged=scalar(headline.converged if headline else None),
         beats_controls=scalar(headline.beats_controls if headline else None),
     )
+
+
+def _edge(evaluation: Evaluation | None) -> Cell:
+    """Parameters on the device, and multiply-adds per picture where they were counted."""
+    spent = evaluation.edge_multiply_adds if evaluation else None
+    told = "" if spent is None else f"{spent / 1e6:.3g} M multiply-adds"
+    return Cell(scalar(evaluation.edge_parameters if evaluation else None), told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,14 +85,14 @@ class AdversarialReconstruction(Penalty):
         """Before the first epoch, let the decoder learn from the features as they are; never from other pictures."""
         if int(self.ready) or self.reads == "release":
             return {}
-        loss = 0.0
+        loss = torch.zeros(())
         for _ in range(self.pretrain):
             for batch in features:
                 if batch.x is None:
                     raise SpecError("expected the pictures behind the features, got none: pass FeatureBatch(x=...)")
                 loss = self._learn(batch.z, batch.x)
         self.ready.fill_(1)
-        return {"pretrained_loss": loss} if self.pretrain else {}
+        return {"pretrained_loss": float(loss)} if self.pretrain else {}
 
     def on_step(self, trace: Trace, context: PenaltyContext) -> None:
         """One step of the decoder."""
@@ -115,7 +115,7 @@ class AdversarialReconstruction(Penalty):
     def _read(self, trace: Trace) -> Tensor:
         return trace.z if self.reads == "feature" else trace.r
 
-    def _learn(self, r: Tensor, x: Tensor) -> float:
+    def _learn(self, r: Tensor, x: Tensor) -> Tensor:
         def loss(decoder: nn.Module) -> Tensor:
             alike = self._alike(decoder(r), x).mean()
             return 1 - alike if self.likeness == "ssim" else alike

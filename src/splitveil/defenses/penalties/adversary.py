@@ -27,8 +27,8 @@ class Adversary(nn.Module):
         self.network = network.requires_grad_(False).eval()
         self._optimiser = torch.optim.Adam(network.parameters(), lr=lr)
 
-    def learn(self, loss: Callable[[nn.Module], Tensor]) -> float:
-        """One step along a loss of the network in training mode; returns the loss."""
+    def learn(self, loss: Callable[[nn.Module], Tensor]) -> Tensor:
+        """One step along a loss of the network in training mode; returns the loss, without gradient."""
         self.network.requires_grad_(True).train()
         try:
             with torch.enable_grad():
@@ -36,7 +36,7 @@ class Adversary(nn.Module):
                 take_step(self._optimiser, value)
         finally:
             self.network.requires_grad_(False).eval()
-        return float(value.detach())
+        return value.detach()
 
     def forward(self, r: Tensor) -> Tensor:
         """The network's answer, in evaluation mode, with gradient to its input alone."""

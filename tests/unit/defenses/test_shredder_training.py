@@ -1,0 +1,62 @@
+"""Shredder's noise is in an optimiser, and it alone in its stage."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from splitveil.contracts import Stage
+from splitveil.defenses import shredder
+from splitveil.defenses.mechanisms.chain import Chain
+from splitveil.defenses.mechanisms.learned_noise import LearnedNoise
+from splitveil.experiments.building import build_protected
+from splitveil.nets.small import small
+from splitveil.rng import Rng
+from splitveil.split_model import SplitModel
+from training_fixtures import SETTINGS, make_trainer
+
+
+def noise_of(model: SplitModel) -> LearnedNoise:
+    assert isinstance(model.mechanism, Chain)
+    found = model.mechanism.mechanisms[-1]
+    assert isinstance(found, LearnedNoise)
+    return found
+
+
+def trained(weight: float) -> tuple[SplitModel, dict[str, Tensor]]:
+    """The model, and what it was when the noise began to learn."""
+    defense = shredder(weight=weight, noise_std=0.1)
+    with Rng(0).scoped():
+        parts = small(classes=2, input_shape=(1, 6, 6), width=0.5, bottleneck=4)
+    model, penalties = build_protected(parts, defense, 2, Rng(0))
+    before: dict[str, Tensor] = {}
+
+    def look(whole: nn.Module) -> None:
+        before.update({name: value.detach().clone() for name, value in whole.named_parameters()})
+
+    network, noise = defense.stages()
+    stages = (network, Stage(noise.name, noise.share, noise.parts, look, lr_schedule=noise.lr_schedule))
+    settings = SETTINGS.model_copy(update={"epochs": 16})
+    make_trainer(model, penalties=penalties, stages=stages, settings=settings).run()
+    return model, before
+
+
+def test_in_its_stage_the_noise_moves_and_nothing_else() -> None:
+    model, before = trained(0.5)
+    moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == {"mechanism.parts.1.location", "mechanism.parts.1.log_std"}
+
+
+def test_before_its_stage_the_noise_stands_still() -> None:
+    with Rng(0).scoped():
+        parts = small(classes=2, input_shape=(1, 6, 6), width=0.5, bottleneck=4)
+    fresh, _ = build_protected(parts, shredder(noise_std=0.1), 2, Rng(0))
+    _, before = trained(0.5)
+    torch.testing.assert_close(before["mechanism.parts.1.log_std"], noise_of(fresh).log_std.detach())
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+def test_the_more_it_weighs_the_more_noise(weight: float) -> None:
+    little, much = (float(noise_of(trained(value)[0]).std.detach().square().mean()) for value in (0.05, weight))
+    assert much > little
