@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from splitveil.cli import attack, audit, certify, compare, demo, listing, report, train
+from splitveil.cli import attack, audit, certify, compare, convert, demo, listing, report, train
 from splitveil.errors import OutputError, SplitveilError
 
 __all__ = ["app", "main"]
@@ -26,6 +26,7 @@ app.command("attack")(attack.attack)
 app.command("audit")(audit.audit)
 app.command("certify")(certify.certify)
 app.command("report")(report.report)
+app.command("convert")(convert.convert)
 app.command("list")(listing.list_names)
 
 

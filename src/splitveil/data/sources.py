@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
+from splitveil.data.cifar import cifar_layout
 from splitveil.data.folder import class_folders
 from splitveil.data.parquet import parquet_files
 from splitveil.data.tables import Progress, Source
@@ -62,8 +63,14 @@ def guess_source(data: str) -> tuple[str, Path | None]:
         )
     if parquet_files(path):
         return "parquet", path
+    if path.suffix == ".npz":
+        return "npz", path
+    if cifar_layout(path):
+        return "cifar", path
     if not path.is_dir():
-        raise InputError(f"expected a *.parquet file or a folder, got the file '{path}': pass the folder that holds it")
+        raise InputError(
+            f"expected a *.parquet or *.npz file, or a folder, got the file '{path}': pass the folder that holds it"
+        )
     if class_folders(path):
         return "folder", path
     if any(path.iterdir()):

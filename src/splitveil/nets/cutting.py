@@ -210,7 +210,9 @@ def _fill(network: nn.Module, path: Path) -> None:
     try:
         tensors = load_file(path)
     except (SafetensorError, ValueError) as error:
-        raise InputError(f"expected safetensors in '{path}', got {error}: convert the file first") from error
+        raise InputError(
+            f"expected safetensors in '{path}', got {error}: turn a .pth file into one by  splitveil convert"
+        ) from error
     own = network.state_dict()
     last = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1:]
     other = _misfits(own, tensors)
