@@ -49,7 +49,7 @@ def test_the_layout_of_medmnist(tmp_path: Path) -> None:
 def test_channels_may_come_first(tmp_path: Path) -> None:
     np.savez(tmp_path / "first.npz", images=colours(16).transpose(0, 3, 1, 2), labels=np.arange(16) % 2)
     assert torch.equal(
-        load_arrays(tmp_path / "first.npz").train.images, torch.from_numpy(colours(8)).permute(0, 3, 1, 2)
+        load_arrays(tmp_path / "first.npz").train.images, torch.from_numpy(colours(16)).permute(0, 3, 1, 2)
     )
 
 
