@@ -30,8 +30,8 @@ from splitveil.split_model import SplitModel
 from splitveil.threats import ThreatModel
 
 SIDE, Q, NOISE_STD = 8, 32, 0.1
-AUXILIARY, TESTED = 40_000, 4000
-DECODER = {"channels": 32, "blocks": 1, "epochs": 40, "batch_size": 128, "lr": 2e-3}
+AUXILIARY, TESTED = 20_000, 4000
+DECODER = {"channels": 32, "blocks": 1, "epochs": 25, "batch_size": 128, "lr": 2e-3}
 ATTACKS: dict[str, Attack] = {
     "linear": Linear(),
     "decoder": Decoder(**DECODER),  # type: ignore[arg-type]

@@ -330,4 +330,5 @@ SOURCES.add("digits", "splitveil.data.digits:load_digits", "1,797 grey 8x8 digit
 SOURCES.add("parquet", "splitveil.data.parquet:load_parquet", "a folder of parquet image tables")
 SOURCES.add("npz", "splitveil.data.arrays:load_arrays", "an .npz file of arrays, MedMNIST's layout among them")
 SOURCES.add("cifar", "splitveil.data.cifar:load_cifar", "CIFAR-10 or CIFAR-100 in their binary layout")
+SOURCES.add("tiny_imagenet", "splitveil.data.tiny_imagenet:load_tiny_imagenet", "TinyImageNet in its published layout")
 SOURCES.add("folder", "splitveil.data.folder:load_folder", "a folder with one sub-folder of pictures per class")

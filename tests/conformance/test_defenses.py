@@ -75,7 +75,7 @@ def spec(chosen: Defense) -> RunSpec:
         data=DATA,
         model=ModelSpec(factory="splitveil.nets.small:small", kwargs={"width": 0.5, "bottleneck": 4}),
         defense=PlugInSpec(name=written["name"], params=written["params"]),
-        training=TrainingSpec(epochs=4, batch_size=32, lr=0.05),
+        training=TrainingSpec(epochs=2 * min(len(chosen.stages()), 2), batch_size=32, lr=0.05),
     )
 
 

@@ -9,6 +9,7 @@ from splitveil.data.cifar import cifar_layout
 from splitveil.data.folder import class_folders
 from splitveil.data.parquet import parquet_files
 from splitveil.data.tables import Progress, Source
+from splitveil.data.tiny_imagenet import tiny_imagenet_layout
 from splitveil.errors import ContractError, InputError, MissingDataError, UsageError
 from splitveil.registry import SOURCES
 
@@ -67,6 +68,8 @@ def guess_source(data: str) -> tuple[str, Path | None]:
         return "npz", path
     if cifar_layout(path):
         return "cifar", path
+    if tiny_imagenet_layout(path):
+        return "tiny_imagenet", path
     if not path.is_dir():
         raise InputError(
             f"expected a *.parquet or *.npz file, or a folder, got the file '{path}': pass the folder that holds it"

@@ -78,11 +78,13 @@ class SecretSelector(_Staged):
 
     chosen: Tensor
     key: Tensor
+    seed: Tensor
 
     def __init__(self, bodies: int, chosen: list[int], width: int, classes: int, selection: Selection) -> None:
         super().__init__()
         self.count, self.selection = len(chosen), selection
         self.register_buffer("chosen", torch.tensor(chosen))
+        self.register_buffer("seed", torch.randint(2**31, ()))  # of fresh heads: how they begin stays on the device
         readers = 1 if selection == "fixed" else bodies
         inputs = len(chosen) * width if selection == "fixed" else width
         self.readers = nn.ModuleList(nn.Linear(inputs, classes) for _ in range(readers))
@@ -143,9 +145,7 @@ class MultiplyBodies:
         copies = [_renew(copy.deepcopy(body)) for _ in range(self.bodies)]
         chosen = torch.randperm(self.bodies)[: self.chosen].sort().values.tolist()
         selector = SecretSelector(self.bodies, chosen, last.in_features, last.out_features, self.selection)
-        cloud = Bodies(copies)
-        cloud.register_buffer("seed", torch.randint(2**31, ()))
-        parts = SplitParts(model.head, cloud, model.input_shape, selector, model.feature_spec)
+        parts = SplitParts(model.head, Bodies(copies), model.input_shape, selector, model.feature_spec)
         return SplitModel(parts, model.mechanism, model.codec)
 
 
@@ -176,7 +176,7 @@ class BeginFinal:
 def _begin(model: SplitModel, active: int, name: str) -> None:
     for part in (model.tail, model.finish):
         cast(_Staged, part).active = active
-    with Rng(int(cast(Tensor, model.tail.seed))).child(name).scoped():
+    with Rng(int(cast(SecretSelector, model.finish).seed)).child(name).scoped():
         _renew(model.head)
         _renew(model.finish)
 

@@ -30,11 +30,12 @@ _AUXILIARY = {
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A number, what stands below it in small print, and how it is marked: ``''``, ``invalid`` or ``best``."""
+    """A number, what stands below it in small print, how it is marked (``''``, ``invalid``, ``best``), and by whom."""
 
     text: str
     small: str = ""
     mark: str = ""
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,8 @@ def _result(run: Run, judgement: Judgement, several_attacks: bool) -> ResultRow:
         if finding is None:
             scores.append(Cell(DASH))
             continue
-        small = interval(name, finding.result) + (f", {run.name_of(finding.attack)}" if several_attacks else "")
-        scores.append(Cell(INVALID, "", "invalid") if invalid else Cell(amount(name, finding.result), small))
+        small, by = interval(name, finding.result), _who(finding.attack) if several_attacks else ""
+        scores.append(Cell(INVALID, "", "invalid") if invalid else Cell(amount(name, finding.result), small, "", by))
         if name == "psnr":
             among = f"of {scalar(finding.result.n)}"
             worst = Cell(INVALID, "", "invalid") if invalid else Cell(fixed(finding.result.worst, 1), among)
@@ -87,6 +88,13 @@ def _result(run: Run, judgement: Judgement, several_attacks: bool) -> ResultRow:
         converged=scalar(headline.converged if headline else None),
         beats_controls=scalar(headline.beats_controls if headline else None),
     )
+
+
+def _who(attack: AttackResult) -> str:
+    """An attack in few words; what tells it from others of its name stands where all of them are listed."""
+    seen = int(attack.threat.get("observations", 1))
+    near = "near duplicates" if attack.threat.get("duplicates") == "near" else "releases"
+    return attack.attack.name + (f", {seen} {near}" if seen > 1 else "")
 
 
 def _edge(evaluation: Evaluation | None) -> Cell:

@@ -77,7 +77,10 @@ def test_a_cut_network_trains_releases_and_predicts(name: str, at: str) -> None:
     assert model.predict(r).shape == (3, 5)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if "resnet" in name or "vit" in name else pytest.mark.long) for name in NETWORKS],
+)
 def test_a_cut_network_is_exported(name: str, tmp_path: Path) -> None:
     with Rng(0).scoped():
         parts = cut_model(model=name, at=NETWORKS[name][1], classes=5, input_shape=(3, SIDE, SIDE), bottleneck=4)

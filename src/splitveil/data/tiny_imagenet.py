@@ -1,0 +1,99 @@
+"""TinyImageNet in its published layout: ``tiny-imagenet-200.zip``, unpacked.
+
+```
+wnids.txt   words.txt   train/n01443537/images/*.JPEG ...   val/images/*.JPEG   val/val_annotations.txt
+```
+
+The pictures of ``val`` are the test table: those of ``test`` have no labels.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from splitveil.data.images import Picture, stack_pictures
+from splitveil.data.tables import ImageTable, Progress, Source, existing_path, make_source
+from splitveil.errors import InputError, MissingDataError
+
+__all__ = ["load_tiny_imagenet", "tiny_imagenet_layout"]
+
+_PICTURES = frozenset({".jpeg", ".jpg", ".png"})
+
+
+def tiny_imagenet_layout(path: Path) -> bool:
+    """Whether a folder looks like TinyImageNet."""
+    return (path / "wnids.txt").is_file() and (path / "val" / "val_annotations.txt").is_file()
+
+
+def load_tiny_imagenet(path: Path | None, *, progress: Progress | None = None) -> Source:
+    """A folder of TinyImageNet as a source; classes are those of ``wnids.txt`` that have pictures, by their words.
+
+    Args:
+        path: the folder that holds ``wnids.txt``.
+        progress: told (pictures decoded, total).
+
+    Raises:
+        MissingDataError: a part of the layout is missing.
+        InputError: an annotation of an unknown class, or a file that is no picture.
+    """
+    root = existing_path(path, "tiny_imagenet")
+    if not tiny_imagenet_layout(root):
+        raise MissingDataError(
+            f"expected wnids.txt and val/val_annotations.txt in '{root}': unpack tiny-imagenet-200.zip"
+        )
+    classes = [line.strip() for line in (root / "wnids.txt").read_text().splitlines() if line.strip()]
+    places = {name: place for place, name in enumerate(classes)}
+    learn = [(file, places[name]) for name in classes for file in _pictures(root / "train" / name / "images")]
+    if not learn:
+        raise MissingDataError(f"expected pictures in '{root / 'train'}', got none: unpack tiny-imagenet-200.zip anew")
+    test = _annotated(root, places)
+    pictures: list[Picture] = [(f"'{file}'", partial(_open, file)) for file, _ in (*learn, *test)]
+    images = stack_pictures(pictures, len(pictures), progress)
+    labels = torch.tensor([label for _, label in (*learn, *test)])
+    count = len(learn)
+    return make_source(
+        root.resolve().name,
+        ImageTable(images[:count], labels[:count]),
+        ImageTable(images[count:], labels[count:]) if test else None,
+        _words(root / "words.txt", classes),
+    )
+
+
+def _open(file: Path) -> BinaryIO:
+    return file.open("rb")
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise MissingDataError(
+            f"expected the pictures of a class in '{folder}', got no folder: unpack the archive anew"
+        )
+    return sorted(item for item in folder.iterdir() if item.suffix.lower() in _PICTURES)
+
+
+def _annotated(root: Path, places: dict[str, int]) -> list[tuple[Path, int]]:
+    """Pictures of ``val`` and their labels, in the order of the annotations."""
+    found: list[tuple[Path, int]] = []
+    for number, line in enumerate((root / "val" / "val_annotations.txt").read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        name, _, rest = line.partition("\t")
+        wnid = rest.split("\t")[0]
+        if wnid not in places or Path(name).name != name:
+            raise InputError(
+                f"expected a picture and a known class in line {number} of val_annotations.txt, got {line[:60]!r}"
+            )
+        found.append((root / "val" / "images" / name, places[wnid]))
+    return found
+
+
+def _words(file: Path, classes: list[str]) -> list[str]:
+    """What the classes are called, their numbers where that is not told."""
+    if not file.is_file():
+        return classes
+    told = dict(line.split("\t", 1) for line in file.read_text().splitlines() if "\t" in line)
+    return [told.get(name, name).split(",")[0].strip() for name in classes]
