@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -41,7 +41,7 @@ def train(
 ) -> None:
     """Train a split model under a defense; the same command goes on with an interrupted run."""
     from splitveil.data.sources import guess_source
-    from splitveil.defenses import added_defense, load_defense
+    from splitveil.defenses import load_defense
     from splitveil.experiments.api import default_recipe, make_spec
     from splitveil.experiments.recipes import load_recipe
     from splitveil.experiments.training import train_run
@@ -52,16 +52,13 @@ def train(
         chosen = parse(RunSpec, read_json(spec), str(spec))
     else:
         options = parse_options(param or [])
-        written: dict[str, Any] = {"name": defense, "params": options}
-        if "+" in defense:
-            written = added_defense(defense, options).to_json()
-        load_defense(written["name"], written["params"])
+        load_defense(defense, options)
         plan = load_recipe(recipe or default_recipe(guess_source(data)[0]))
         chosen = make_spec(
             data,
             model=model,
             model_kwargs=parse_options(model_param or []),
-            defense=PlugInSpec(name=written["name"], params=written["params"]),
+            defense=PlugInSpec(name=defense, params=options),
             recipe=plan,
             seed=seed,
             limit=limit,

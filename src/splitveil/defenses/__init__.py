@@ -1,6 +1,6 @@
 """Defenses: mechanisms at the wire, penalties in training, and presets that pair them."""
 
-from splitveil.defenses.base import Defense, added_defense, load_defense
+from splitveil.defenses.base import Defense, load_defense
 from splitveil.defenses.field import (
     bottleneck,
     disco,
@@ -23,7 +23,6 @@ from splitveil.defenses.presets import cem, conditional_entropy, gaussian, none
 
 __all__ = [
     "Defense",
-    "added_defense",
     "bottleneck",
     "cem",
     "conditional_entropy",

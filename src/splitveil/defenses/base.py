@@ -15,9 +15,9 @@ from splitveil.rng import Rng
 from splitveil.schedules import Schedule
 from splitveil.split_model import SplitModel
 
-__all__ = ["Defense", "MechanismPart", "PenaltyPart", "added_defense", "load_defense"]
+__all__ = ["Defense", "MechanismPart", "PenaltyPart", "load_defense"]
 
-_SUM = "sum"
+_PLUS = "+"
 _PLAN = (Stage(),)
 _PROBE = FeatureSpec.of((4, 2, 2))
 
@@ -68,7 +68,7 @@ class Defense:
     Example:
         >>> from splitveil.defenses import conditional_entropy, gaussian
         >>> (gaussian(noise_std=0.1) + conditional_entropy(weight=2.0)).name
-        'gaussian + conditional_entropy'
+        'gaussian+conditional_entropy'
     """
 
     name: str
@@ -110,7 +110,7 @@ class Defense:
 
     def to_json(self) -> dict[str, Any]:
         """Name and parameters: what `load_defense` turns back into this."""
-        return {"name": self.name if _SUM not in self.params else _SUM, "params": dict(self.params)}
+        return {"name": self.name, "params": dict(self.params)}
 
     def __add__(self, other: Defense) -> Defense:
         """Both together; two different sources of noise are an error.
@@ -122,26 +122,26 @@ class Defense:
             mechanisms = self.mechanisms
         elif _noisy(self.mechanisms) and _noisy(other.mechanisms):
             raise SpecError(
-                f"expected noise from one side of '{self.name} + {other.name}', got it from both: "
+                f"expected noise from one side of '{self.name}+{other.name}', got it from both: "
                 "leave out the noise_std of one"
             )
         else:
             mechanisms = self.mechanisms + other.mechanisms
         if None not in (self.surgery, other.surgery) and self.surgery != other.surgery:
-            raise SpecError(f"expected one side of '{self.name} + {other.name}' to change the model, got both")
+            raise SpecError(f"expected one side of '{self.name}+{other.name}' to change the model, got both")
         if None not in (self.codec, other.codec):
-            raise SpecError(f"expected one codec in '{self.name} + {other.name}', got two: leave out one")
+            raise SpecError(f"expected one codec in '{self.name}+{other.name}', got two: leave out one")
         names = [part.name for part in (*self.penalties, *other.penalties)]
         if len(set(names)) < len(names):
-            raise SpecError(f"expected each penalty once in '{self.name} + {other.name}', got {', '.join(names)}")
+            raise SpecError(f"expected each penalty once in '{self.name}+{other.name}', got {', '.join(names)}")
         if _PLAN not in (self.plan, other.plan) and self.plan != other.plan:
             raise SpecError(
-                f"expected the stages of one side of '{self.name} + {other.name}', got stages from both: "
+                f"expected the stages of one side of '{self.name}+{other.name}', got stages from both: "
                 "leave out the budget_points of one"
             )
         return Defense(
-            name=f"{self.name} + {other.name}",
-            params={_SUM: [self.to_json(), other.to_json()]},
+            name=f"{self.name}{_PLUS}{other.name}",
+            params={**self.params, **_prefixed(other)},
             mechanisms=mechanisms,
             penalties=self.penalties + other.penalties,
             adaptive=other.adaptive if other.mechanisms else self.adaptive,
@@ -157,44 +157,37 @@ def _noisy(parts: tuple[MechanismPart, ...]) -> bool:
     return any(part.build(_PROBE, Rng(0)).noise_spec(_PROBE) for part in parts)
 
 
-def added_defense(name: str, params: Mapping[str, Any]) -> Defense:
-    """The sum of defenses from one text, as a command line says it: ``ressfl+conditional_entropy``.
+def load_defense(name: str, params: Mapping[str, Any]) -> Defense:
+    """A defense, or the sum of several, from registry name and JSON parameters.
 
     Args:
-        name: registry names with ``+`` between them.
-        params: of the first, or of the one that a name before a dot stands for: ``conditional_entropy.weight``.
+        name: of the registry, or several with ``+`` between them: ``ressfl+conditional_entropy``.
+        params: of the first; those of another have its name before a dot: ``conditional_entropy.weight``.
 
     Raises:
-        UnknownNameError: no such defense or parameter.
-        SpecError: the two cannot be added.
+        UnknownNameError: no such defense, or no such parameter; with the nearest name.
+        SpecError: a value is not valid, or the defenses cannot be added.
 
     Example:
-        >>> added_defense("gaussian+conditional_entropy", {"noise_std": 0.2, "conditional_entropy.weight": 1.0}).name
-        'gaussian + conditional_entropy'
+        >>> load_defense("gaussian+conditional_entropy", {"noise_std": 0.2, "conditional_entropy.weight": 1.0}).name
+        'gaussian+conditional_entropy'
     """
-    names = [part.strip() for part in name.split("+")]
+    names = [part.strip() for part in name.split(_PLUS)]
+    if len(set(names)) < len(names):
+        raise SpecError(f"expected different defenses in '{name}', got one twice")
     own: dict[str, dict[str, Any]] = {part: {} for part in names}
     for key, value in params.items():
-        part, dot, parameter = key.rpartition(".")
+        part, dot, parameter = key.partition(".")
         if dot and part not in own:
             raise UnknownNameError("defense before the dot", part, names)
-        own[part if dot else names[0]][parameter] = value
-    first, *rest = [load_defense(part, own[part]) for part in names]
+        own[part if dot else names[0]][parameter if dot else key] = value
+    first, *rest = [cast(Defense, build(DEFENSES.load(part), own[part], f"defense '{part}'")) for part in names]
     for other in rest:
         first = first + other
     return first
 
 
-def load_defense(name: str, params: Mapping[str, Any]) -> Defense:
-    """A defense from its registry name and JSON parameters.
-
-    Raises:
-        UnknownNameError: no such defense, or no such parameter; with the nearest name.
-        SpecError: a value is not valid.
-    """
-    if name == _SUM:
-        first, *rest = [load_defense(item["name"], item["params"]) for item in params[_SUM]]
-        for other in rest:
-            first = first + other
-        return first
-    return cast(Defense, build(DEFENSES.load(name), params, f"defense '{name}'"))
+def _prefixed(defense: Defense) -> dict[str, Any]:
+    """Its parameters as those of a second part; those of a third have the name of theirs already."""
+    first = defense.name.split(_PLUS)[0]
+    return {key if "." in key else f"{first}.{key}": value for key, value in defense.params.items()}

@@ -81,5 +81,5 @@ def test_a_sum_has_the_stages_of_the_side_that_has_some() -> None:
 def test_stages_from_both_sides_are_refused() -> None:
     first = conditional_entropy(budget_points=1)
     other = Defense("other", {}, plan=(Stage("one", 0.5), Stage("two", 0.5)))
-    with pytest.raises(SpecError, match="expected the stages of one side of 'conditional_entropy \\+ other'"):
+    with pytest.raises(SpecError, match="expected the stages of one side of 'conditional_entropy\\+other'"):
         first + other

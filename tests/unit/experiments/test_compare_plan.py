@@ -86,3 +86,30 @@ def test_pictures_without_a_seal_are_refused() -> None:
     plain = make_spec("digits", defense=PlugInSpec(name="none"), recipe=load_recipe("tiny"))
     with pytest.raises(SpecError, match="digest"):
         cell_of(plain, ATTACK)
+
+
+def test_a_sum_of_defenses_takes_the_parameters_of_both() -> None:
+    grid = {
+        "noise_std": [0.1],
+        "gaussian+conditional_entropy.conditional_entropy.weight": [0.1, 0.2],
+        "conditional_entropy.covariance": ["isotropic"],
+    }
+    found = expand(["gaussian", "gaussian+conditional_entropy"], grid)
+    assert [(item.name, item.params) for item in found] == [
+        ("gaussian", {"noise_std": 0.1}),
+        *(
+            (
+                "gaussian+conditional_entropy",
+                {
+                    "noise_std": 0.1,
+                    "conditional_entropy.weight": weight,
+                    "conditional_entropy.covariance": "isotropic",
+                },
+            )
+            for weight in (0.1, 0.2)
+        ),
+    ]
+    with pytest.raises(UnknownNameError, match="defense of the grid 'cem'"):
+        expand(["gaussian+conditional_entropy"], {"cem.weight": [1]})
+    with pytest.raises(UnknownNameError, match="parameter of the grid"):
+        expand(["gaussian+conditional_entropy"], {"conditional_entropy.wait": [1]})

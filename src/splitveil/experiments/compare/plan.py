@@ -6,7 +6,7 @@ import inspect
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -61,14 +61,29 @@ def expand(defenses: Sequence[str], grid: Grid) -> list[PlugInSpec]:
 
 
 def _parameters(defense: str) -> list[str]:
-    return list(inspect.signature(DEFENSES.load(defense)).parameters)
+    """As `load_defense` takes them: those of a second defense behind its name and a dot."""
+    first, *rest = [part.strip() for part in defense.split("+")]
+    found = list(inspect.signature(DEFENSES.load(first)).parameters)
+    for part in rest:
+        found += [f"{part}.{name}" for name in inspect.signature(DEFENSES.load(part)).parameters]
+    return found
+
+
+def _owner(key: str, known: Iterable[str]) -> tuple[str, str]:
+    """The defense that a key of the grid is for, empty for all that have it, and the parameter."""
+    owners = [name for name in known if key.startswith(f"{name}.")]
+    if not owners:
+        return "", key
+    owner = max(owners, key=len)
+    return owner, key[len(owner) + 1 :]
 
 
 def _check_keys(known: Mapping[str, Sequence[str]], grid: Grid) -> None:
     for key, values in grid.items():
-        owner, _, parameter = key.rpartition(".")
-        if owner and owner not in known:
-            raise UnknownNameError("defense of the grid", owner, known)
+        owner, parameter = _owner(key, known)
+        before = key.partition(".")[0]
+        if not owner and "." in key and not any(before in name.split("+") for name in known):
+            raise UnknownNameError("defense of the grid", before, known)
         names = {name for defense, found in known.items() if owner in ("", defense) for name in found}
         if parameter not in names:
             raise UnknownNameError("parameter of the grid", parameter, names)
@@ -89,7 +104,7 @@ def _telling(value: Any) -> str:
 
 def _values_for(name: str, parameters: Sequence[str], grid: Grid) -> dict[str, Sequence[Any]]:
     shared = {key: values for key, values in grid.items() if key in parameters}
-    own = {key.rpartition(".")[2]: values for key, values in grid.items() if key.startswith(f"{name}.")}
+    own = {key[len(name) + 1 :]: values for key, values in grid.items() if key.startswith(f"{name}.")}
     chosen = {**shared, **own}
     return {key: chosen[key] for key in parameters if key in chosen}
 
