@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 
+from scipy.optimize import brentq
+
 from splitveil.contracts import positive
 from splitveil.errors import SpecError
 
-__all__ = ["capacity_ball", "capacity_box", "payload_information"]
+__all__ = ["capacity_ball", "capacity_box", "noise_for_capacity", "payload_information"]
+
+_WIDEST = 300.0  # of ln(s / w): beyond any noise, and its square still a number
 
 
 def capacity_box(q: int, width: float, noise_std: float, observations: int = 1) -> float:
@@ -51,6 +55,31 @@ def capacity_ball(q: int, radius: float, noise_std: float, observations: int = 1
     """
     s = _check(q, noise_std, observations)
     return 0.5 * q * math.log1p((positive(radius, "radius") / s) ** 2 / q)
+
+
+def noise_for_capacity(q: int, width: float, nats: float) -> float:
+    """The least deviation of the noise at which `capacity_box` allows no more than so many nats.
+
+    Args:
+        q: dimensions.
+        width: of the interval that features are clipped to, feature units.
+        nats: > 0.
+
+    Raises:
+        SpecError: no noise gives that.
+
+    Example:
+        >>> round(noise_for_capacity(512, 1.0, capacity_box(512, 1.0, 0.1)), 6)
+        0.1
+    """
+    target, w = positive(nats, "nats"), positive(width, "width")
+
+    def excess(log_ratio: float) -> float:
+        return math.log(capacity_box(q, w, w * math.exp(log_ratio)) / target)
+
+    if not (q > 0 and excess(_WIDEST) < 0 < excess(-_WIDEST)):
+        raise SpecError(f"expected a capacity that some noise gives {q} dimensions, got {nats} nats: ask for less")
+    return w * math.exp(float(brentq(excess, -_WIDEST, _WIDEST, xtol=1e-13)))
 
 
 def payload_information(payload_bytes: int, observations: int = 1) -> float:

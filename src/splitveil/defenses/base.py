@@ -19,7 +19,7 @@ __all__ = ["Defense", "MechanismPart", "PenaltyPart", "load_defense"]
 
 _PLUS = "+"
 _PLAN = (Stage(),)
-_PROBE = FeatureSpec.of((4, 2, 2))
+_PROBE = FeatureSpec.of((4, 2, 2), range=(0.0, 1.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,17 +36,27 @@ def none() -> Defense:
     return Defense("none", {})
 
 
-def gaussian(noise_std: float = 0.1, low: float = 0.0, high: float = 1.0) -> Defense:
+def gaussian(
+    noise_std: float | None = None, low: float = 0.0, high: float = 1.0, *, capacity_nats: float | None = None
+) -> Defense:
     """Clip to a box and add Gaussian noise: ``r = clip(z, low, high) + s n``.
 
     Args:
-        noise_std: s, feature units; the features of the built-in nets lie in (0, 1).
+        noise_std: s, feature units, 0.1 by default; the features of the built-in nets lie in (0, 1).
         low: lower edge of the box.
         high: upper edge of the box.
+        capacity_nats: in place of `noise_std`: the most that a release can tell of any picture, see
+            `splitveil.bounds.capacity_box`; the noise follows from it and from the size of the features.
     """
-    positive(noise_std, "noise_std")
-    params = {"noise_std": noise_std, "low": low, "high": high}
-    return Defense("gaussian", params, clipped_gaussian(noise_std, low, high))
+    box = {"low": low, "high": high}
+    if capacity_nats is not None:
+        if noise_std is not None:
+            raise SpecError("expected noise_std or capacity_nats, got both: the one decides the other")
+        held = {"capacity_nats": positive(capacity_nats, "capacity_nats")}
+        parts = (MechanismPart("clip", box), MechanismPart("gaussian", held))
+        return Defense("gaussian", {**held, **box}, parts)
+    std = positive(0.1 if noise_std is None else noise_std, "noise_std")
+    return Defense("gaussian", {"noise_std": std, **box}, clipped_gaussian(std, low, high))
 
 
 def conditional_entropy(

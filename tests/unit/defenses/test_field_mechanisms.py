@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from splitveil.attacks.observing import observe
 from splitveil.attacks.subjects import ModelSubject
+from splitveil.bounds import capacity_box
 from splitveil.codecs import QuantisedCodec
 from splitveil.contracts import FeatureSpec, Mechanism
+from splitveil.defenses import conditional_entropy, gaussian
 from splitveil.defenses.mechanisms.channel_mask import ChannelMask
 from splitveil.defenses.mechanisms.clip_ball import ClipBall
 from splitveil.defenses.mechanisms.dropout import Dropout
@@ -183,3 +185,23 @@ def test_bytes_of_another_length_are_refused() -> None:
 def test_values_out_of_range_are_refused(make: object, said: str) -> None:
     with pytest.raises(SpecError, match=said):
         make()  # type: ignore[operator]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(1e-5, 50.0), st.integers(1, 2000))
+def test_noise_that_is_asked_for_by_capacity_holds_it(per_dimension: float, q: int) -> None:
+    """A card computes the capacity from the noise alone: it must find what was asked for."""
+    spec, nats = FeatureSpec.of((q,)), per_dimension * q
+    mechanism, _ = gaussian(low=-1.0, high=0.5, capacity_nats=nats).build(spec, 2, Rng(0), (1, 2, 2))
+    channel = mechanism.gaussian_channel(torch.zeros(1, q))
+    assert channel is not None
+    assert capacity_box(q, 1.5, float(channel.std)) == pytest.approx(nats, rel=1e-4)
+    together = gaussian(capacity_nats=nats) + conditional_entropy(0.2)
+    assert together.mechanisms == gaussian(capacity_nats=nats).mechanisms
+
+
+def test_noise_is_told_once_and_a_capacity_needs_a_box() -> None:
+    with pytest.raises(SpecError, match="noise_std or capacity_nats, got both"):
+        gaussian(0.1, capacity_nats=10.0)
+    with pytest.raises(SpecError, match="clipped to a box before capacity_nats"):
+        Gaussian.from_spec(VECTOR, Rng(0), capacity_nats=10.0)

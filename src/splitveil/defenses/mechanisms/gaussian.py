@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
+from splitveil.bounds.capacity import noise_for_capacity
 from splitveil.contracts import FeatureSpec, GaussianChannel, Mechanism, NoiseSpec, positive
+from splitveil.errors import SpecError
+from splitveil.rng import Rng
 
 __all__ = ["Gaussian"]
 
@@ -21,6 +25,23 @@ class Gaussian(Mechanism):
     def __init__(self, noise_std: float) -> None:
         super().__init__()
         self.noise_std = positive(noise_std, "noise_std")
+
+    @classmethod
+    def from_spec(cls, spec: FeatureSpec, rng: Rng, **params: Any) -> Gaussian:
+        """With noise of `noise_std`, or as much as holds the channel's capacity to `capacity_nats`.
+
+        Raises:
+            SpecError: both are given or neither, or a capacity without a clip before the noise.
+        """
+        given = dict(params)
+        nats = given.pop("capacity_nats", None)
+        if nats is None:
+            return cls(**given)
+        if given.get("noise_std") is not None:
+            raise SpecError("expected noise_std or capacity_nats, got both: the one decides the other")
+        if spec.range is None:
+            raise SpecError("expected features that are clipped to a box before capacity_nats, got none: add a clip")
+        return cls(noise_for_capacity(spec.numel, spec.range[1] - spec.range[0], nats))
 
     def noise_spec(self, z: FeatureSpec) -> tuple[NoiseSpec, ...]:
         """One standard normal of the shape of z."""
