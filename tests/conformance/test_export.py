@@ -109,7 +109,9 @@ def test_a_combination_without_a_name_is_not_written(tmp_path: Path) -> None:
     assert COMBINE_KEY not in {item.key for item in file.metadata_props}
     file.metadata_props.add(key=COMBINE_KEY, value="magic")
     onnx.save(file, tmp_path / "edge.onnx")
-    with pytest.raises(InputError, match=r"expected one of mean, median, union under 'splitveil\.combine'.*'magic'"):
+    with pytest.raises(
+        InputError, match=r"expected one of mean, median, union, kept_mean under 'splitveil\.combine'.*'magic'"
+    ):
         OnnxSubject(tmp_path / "edge.onnx")
 
 
