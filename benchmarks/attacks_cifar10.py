@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from benchmarks.harness import RESULTS, publish
+from benchmarks.harness import RESULTS, least_error, publish
 from splitveil.attacks.decoder import Decoder
 from splitveil.attacks.fitting import converged
 from splitveil.audit.run import audit_run
@@ -110,16 +110,12 @@ def errors(record: RunRecord, attack: AttackResult) -> NDArray[np.float64]:
 def strongest(record: RunRecord, keys: set[str] | None = None) -> AttackResult:
     """The attack on single releases, scored on all pictures, that errs least; the paper's is no candidate."""
     paper = attack_key(PAPER, replace(WHITE_BOX, observations=1), 0)
-    every = max(attack.metrics["mse"].n for attack in record.attacks)
     able = [
         attack
         for attack in record.attacks
-        if attack.key != paper
-        and (keys is None or attack.key in keys)
-        and attack.metrics["mse"].n == every
-        and attack.threat.get("observations", 1) == 1
+        if attack.key != paper and (keys is None or attack.key in keys) and attack.threat.get("observations", 1) == 1
     ]
-    return min(able, key=lambda attack: attack.metrics["mse"].mean)
+    return least_error(able)
 
 
 def gain_db(better: NDArray[np.float64], worse: NDArray[np.float64]) -> tuple[float, float, float]:

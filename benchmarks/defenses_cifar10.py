@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from benchmarks.harness import RESULTS, publish
+from benchmarks.harness import RESULTS, least_error, publish
 from splitveil.audit.run import audit_run
 from splitveil.cli.common import progress_bar
 from splitveil.defenses import Defense, conditional_entropy, load_defense
@@ -30,7 +30,7 @@ from splitveil.experiments.recipes import load_recipe
 from splitveil.experiments.training import train_run
 from splitveil.files import write_text
 from splitveil.metrics.tradeoff import DeltaSummary, Points, paired_delta
-from splitveil.records import PREDICTIONS, AttackResult, RunRecord
+from splitveil.records import PREDICTIONS, RunRecord
 from splitveil.specs import PlugInSpec
 
 WEIGHT = 0.2  # of conditional entropy, the same for all: it is per dimension
@@ -74,7 +74,7 @@ def measure(record: RunRecord, undefended: RunRecord, recipe: str) -> dict[str, 
         undefended=undefended,
         observe=lambda part: progress_bar(f"{record.name}: {part}"),
     )
-    worst, evaluation = strongest(record), record.evaluation
+    worst, evaluation = least_error(record.attacks), record.evaluation
     assert evaluation is not None
     return {
         "accuracy": evaluation.accuracy.model_dump(),
@@ -91,13 +91,6 @@ def measure(record: RunRecord, undefended: RunRecord, recipe: str) -> dict[str, 
         "correct": _packed(load_file(record.path / PREDICTIONS)["accuracy"].astype(np.int32)),
         "error": _packed((load_file(record.path / worst.samples)["mse"] * SCALE).round().astype(np.int32)),
     }
-
-
-def strongest(record: RunRecord) -> AttackResult:
-    """The attack that errs least, of those that are scored on all test pictures."""
-    every = max(attack.metrics["mse"].n for attack in record.attacks)
-    able = [attack for attack in record.attacks if attack.metrics["mse"].n == every]
-    return min(able, key=lambda attack: attack.metrics["mse"].mean)
 
 
 def run_row(row: str, data: str, recipe: str, seed: int, out: Path) -> Path:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from splitveil.experiments.environment import describe_environment, pick_device
 from splitveil.files import write_text
+from splitveil.records import AttackResult
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -44,6 +45,15 @@ def publish(
         "rows": [dict(row) for row in rows],
     }
     write_text(RESULTS / f"{name}.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def least_error(attacks: Sequence[AttackResult]) -> AttackResult:
+    """The attack that errs least, of those that are scored on all test pictures."""
+    every = max(attack.metrics["mse"].n for attack in attacks)
+    return min(
+        (attack for attack in attacks if attack.metrics["mse"].n == every),
+        key=lambda attack: attack.metrics["mse"].mean,
+    )
 
 
 def _cell(value: Any) -> str:

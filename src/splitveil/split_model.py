@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -12,21 +10,10 @@ from torch import Tensor, nn
 from splitveil.codecs import Float32Codec
 from splitveil.contracts import Codec, FeatureSpec, GaussianChannel, Mechanism, NoiseSource, NoiseSpec, Trace
 from splitveil.errors import ContractError, InputError
+from splitveil.modes import evaluating
 from splitveil.nets.parts import SplitParts
 
-__all__ = ["SplitModel", "evaluating"]
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, the modes of before after."""
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for child, mode in modes:
-            child.training = mode
+__all__ = ["SplitModel"]
 
 
 class SplitModel(nn.Module):

@@ -14,10 +14,11 @@ from splitveil.contracts import FeatureSpec, Mechanism, Subject
 from splitveil.errors import InputError
 from splitveil.experiments.storage import load_weights, save_model
 from splitveil.export.graph import edge_parity, export_cloud, export_edge, export_finish, run_onnx
+from splitveil.modes import evaluating
 from splitveil.nets.parts import SplitParts
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
-from splitveil.split_model import SplitModel, evaluating
+from splitveil.split_model import SplitModel
 
 ROW_TOLERANCE = 1e-6  # convolutions may sum in another order for another batch
 PARITY_TOLERANCE = 1e-4

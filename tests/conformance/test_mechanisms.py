@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from splitveil.contracts import FeatureSpec, Mechanism
+from splitveil.modes import evaluating
 from splitveil.registry import MECHANISMS
 from splitveil.rng import Rng
-from splitveil.split_model import SplitModel, evaluating
+from splitveil.split_model import SplitModel
 
 PARAMS: dict[str, dict[str, Any]] = {
     "identity": {},

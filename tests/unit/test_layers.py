@@ -23,6 +23,7 @@ LAYERS = (
         "noise",
         "combining",
         "stepping",
+        "modes",
         "codecs",
         "schedules",
         "files",

@@ -13,10 +13,11 @@ from splitveil.defenses.mechanisms.clip import Clip
 from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.defenses.mechanisms.identity import Identity
 from splitveil.errors import ContractError, InputError
+from splitveil.modes import evaluating
 from splitveil.nets.parts import SplitParts
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
-from splitveil.split_model import SplitModel, evaluating
+from splitveil.split_model import SplitModel
 
 NOISE = SeededNoise(Rng(0))
 

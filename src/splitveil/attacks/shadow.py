@@ -22,11 +22,13 @@ from splitveil.rng import Rng
 from splitveil.stepping import take_step
 from splitveil.threats import Grant
 
-__all__ = ["Shadow", "Substitute", "kernel_discrepancy"]
+__all__ = ["ANSWERS", "Shadow", "Substitute", "kernel_discrepancy"]
+
+ANSWERS = 3
+"""Axes of a reply that holds the answers of several bodies."""
 
 _BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the kernels, in multiples of the mean squared distance
 _CALIBRATION = 256  # pictures that the fresh substitute is scaled by
-_ANSWERS = 3  # axes of the answers of several bodies
 _UNKNOWN_CLASSES = 10  # that an attacker without labels supposes
 _FIRST_SPREAD = 0.3  # of the substitute's noise, in standard deviations of a channel
 
@@ -181,7 +183,7 @@ class _Reader(nn.Module):
     def __init__(self, reply: Tensor, labels: Tensor | None, bodies: tuple[int, ...] | None, rng: Rng) -> None:
         super().__init__()
         self.bodies, self.linear = bodies, None
-        if reply.ndim == _ANSWERS:
+        if reply.ndim == ANSWERS:
             count = reply.shape[1] if bodies is None else len(bodies)
             outputs = _UNKNOWN_CLASSES if labels is None else int(labels.max()) + 1
             with rng.child("reader").scoped():

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import ClassVar
 
 from splitveil.attacks.inverters import DecoderInverter
-from splitveil.attacks.shadow import Shadow
+from splitveil.attacks.shadow import ANSWERS, Shadow
 from splitveil.attacks.view import attacker_view
 from splitveil.contracts import View
 from splitveil.errors import SpecError
@@ -16,8 +16,6 @@ from splitveil.rng import Rng
 from splitveil.threats import Grant
 
 __all__ = ["ShadowBodies"]
-
-_BODIES_AXIS = 3
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class ShadowBodies(Shadow):
     def _fit(self, view: View, rng: Rng) -> DecoderInverter:
         held = attacker_view(view)
         reply = held.tail(held.observed[:2])
-        bodies = reply.shape[1] if reply.ndim == _BODIES_AXIS else 1
+        bodies = reply.shape[1] if reply.ndim == ANSWERS else 1
         tried = [
             (subset, *self._shadow(held, rng.child("shadow", *(subset or ("all",))), subset))
             for subset in self._subsets(bodies)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from splitveil.contracts import FeatureSpec, NoiseSource
 from splitveil.errors import InputError
+from splitveil.modes import evaluating
 from splitveil.rng import Rng
-from splitveil.split_model import SplitModel, evaluating
+from splitveil.split_model import SplitModel
 from splitveil.threats import Grant
 
 __all__ = ["BLACK_BOX_OFFERS", "CallableSubject", "ModelSubject"]

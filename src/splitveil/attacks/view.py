@@ -24,9 +24,9 @@ from splitveil.contracts import (
 from splitveil.data.loader import Pictures
 from splitveil.data.paired import PairedPictures
 from splitveil.errors import ContractError, InputError, ThreatModelError
+from splitveil.modes import evaluating
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
-from splitveil.split_model import evaluating
 from splitveil.threats import Grant, ThreatModel
 
 __all__ = ["AttackerView", "AuxiliaryPictures", "Progress", "attacker_view"]

@@ -36,7 +36,7 @@ __all__ = [
     "vib",
 ]
 
-_LITTLE = 0.01  # the noise that the paper's rows without noise have
+_LITTLE = 0.01  # the noise that the CEM paper's released code suggests for its rows without noise
 
 
 def bottleneck(noise_std: float = _LITTLE) -> Defense:

@@ -13,12 +13,13 @@ from splitveil.data.tables import Source
 from splitveil.defenses import Defense, load_defense
 from splitveil.defenses.mechanisms.identity import Identity
 from splitveil.errors import SpecError
+from splitveil.modes import evaluating
 from splitveil.nets.parts import SplitParts
 from splitveil.noise import SeededNoise
 from splitveil.registry import MODELS, build, load_attribute
 from splitveil.rng import Rng
 from splitveil.specs import ModelSpec, RunSpec
-from splitveil.split_model import SplitModel, evaluating
+from splitveil.split_model import SplitModel
 
 __all__ = [
     "build_parts",

@@ -26,11 +26,12 @@ from splitveil.files import write_with
 from splitveil.metrics.cost import count_multiply_adds, count_parameters
 from splitveil.metrics.payload import payload_bytes
 from splitveil.metrics.summary import summarize
+from splitveil.modes import evaluating
 from splitveil.noise import SeededNoise
 from splitveil.records import PREDICTIONS, Evaluation, RunRecord
 from splitveil.rng import Rng
 from splitveil.specs import DataSpec, RunSpec
-from splitveil.split_model import SplitModel, evaluating
+from splitveil.split_model import SplitModel
 from splitveil.training.checkpoint import CheckpointStore
 from splitveil.training.loop import Trainer
 from splitveil.training.observer import Observer

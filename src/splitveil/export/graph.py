@@ -21,9 +21,10 @@ from splitveil.attacks.metadata import COMBINE_KEY, NOISE_KEY, RELEASE_KEY
 from splitveil.combining import combination_name
 from splitveil.errors import ContractError, InputError, MissingDataError, MissingExtraError
 from splitveil.files import write_with
+from splitveil.modes import evaluating
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
-from splitveil.split_model import SplitModel, evaluating
+from splitveil.split_model import SplitModel
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -157,7 +157,7 @@ def list_cuts(model: nn.Module | str, *, input_shape: Sequence[int], classes: in
         except SpecError:  # both sides would share weights
             continue
         spent = multiply_adds(head, sizes)
-        payload = _FLOAT_BYTES * int(torch.tensor(shape).prod())
+        payload = _FLOAT_BYTES * math.prod(shape)
         found.append(Cut(point.name, shape, payload, count_parameters(head), spent, 1 - spent / max(whole, 1)))
     return found
 
@@ -237,7 +237,7 @@ def _narrowed(spec: FeatureSpec, narrow: int | None) -> tuple[nn.Module, nn.Modu
         raise SpecError(f"expected bottleneck >= 1 channels or None, got {narrow!r}")
     channels = spec.shape[spec.channel_axis]
     shape = tuple(narrow if axis == spec.channel_axis else size for axis, size in enumerate(spec.shape))
-    made = FeatureSpec(shape, spec.kind, spec.channel_axis, spec.grid, spec.prefix_tokens, (0.0, 1.0))
+    made = replace(spec, shape=shape, range=(0.0, 1.0))
     if spec.kind == "map":
         return narrow_end(channels, narrow), expansion(narrow, channels), made
     layers: dict[str, Any] = {"linear": nn.Linear(channels, narrow), "squash": nn.Sigmoid()}

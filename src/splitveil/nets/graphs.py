@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from torch.fx.node import map_aggregate
 from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
 from splitveil.errors import SpecError
+from splitveil.modes import evaluating
 
 __all__ = ["CutPoint", "Traced", "trace"]
 
@@ -24,6 +26,7 @@ _IN_PLACE: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 _ROWS = 2
 _MOST_AXES = 4
+_SHOWN = 8  # places that an error offers
 
 
 @dataclass(frozen=True)
@@ -76,21 +79,29 @@ class Traced:
             SpecError: no such place, or more than one tensor would have to cross.
         """
         node = self._last(at)
-        valid = [point.name for point in self.points()]
         if node is None:
-            raise SpecError(f"expected a module of the network to cut behind, got '{at}': {_choices(valid, at)}")
+            raise SpecError(f"expected a module of the network to cut behind, got '{at}': {self._choices(at)}")
         crossing = self._frontier(node)
         shape = _shape(node)
         if crossing != [node] or shape is None:
             others = ", ".join(self.names.get(other, other.name) for other in crossing if other is not node)
             why = f"what '{others}' computed is needed behind it too" if others else "no tensor of samples ends there"
-            raise SpecError(f"cannot cut behind '{at}': {why}; {_choices(valid, at)}")
+            raise SpecError(f"cannot cut behind '{at}': {why}; {self._choices(at)}")
         head, tail = self._head(node), self._tail(node)
         shared = {id(parameter) for parameter in head.parameters()} & {id(parameter) for parameter in tail.parameters()}
         if shared:
-            others_valid = [name for name in valid if name != at]
-            raise SpecError(f"cannot cut behind '{at}': both sides use the same weights; {_choices(others_valid, at)}")
+            raise SpecError(f"cannot cut behind '{at}': both sides use the same weights; {self._choices(at)}")
         return head, tail, shape
+
+    def _choices(self, at: str) -> str:
+        """What can be cut instead, the nearest ones by name."""
+        valid = [point.name for point in self.points() if point.name != at]
+        if not valid:
+            return "the network has no place to cut"
+        first = at.split(".")[0]
+        near = [name for name in valid if name.split(".")[0] == first] or valid
+        more = len(near) - _SHOWN
+        return f"choose one of {', '.join(near[:_SHOWN])}" + (f" and {more} more" if more > 0 else "")
 
     def _last(self, at: str) -> fx.Node | None:
         inside = [node for node, name in self.names.items() if name == at or name.startswith(f"{at}.")]
@@ -166,12 +177,10 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> Traced:
     """
     from torchvision.models.feature_extraction import NodePathTracer
 
-    modes = [(child, child.training) for child in model.modules()]
-    model.eval()
     try:
-        tracer = NodePathTracer(autowrap_functions=tuple(_opaque_functions()), leaf_modules=[*_opaque_modules()])
-        graph = fx.GraphModule(model, _with_defaults(tracer.trace(model)))
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
+            tracer = NodePathTracer(autowrap_functions=tuple(_opaque_functions()), leaf_modules=[*_opaque_modules()])
+            graph = fx.GraphModule(model, _with_defaults(tracer.trace(model)))
             ShapeProp(graph).propagate(torch.zeros(_ROWS, *input_shape))
     except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError, NotImplementedError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -179,9 +188,6 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> Traced:
             f"cannot follow the operations of {type(model).__name__}: {reason}; write a factory that returns "
             "SplitParts(head, tail, input_shape)"
         ) from error
-    finally:
-        for child, mode in modes:
-            child.training = mode
     by_name = {node.name: node for node in graph.graph.nodes}
     names = {
         by_name[node.name]: path
@@ -206,8 +212,6 @@ def _with_defaults(graph: fx.Graph) -> fx.Graph:
 
 def _opaque_functions() -> Iterable[Callable[..., Any]]:
     """Functions of timm that look at values, where it is installed."""
-    from importlib.util import find_spec
-
     if find_spec("timm") is None:
         return []
     from timm.models._features_fx import get_notrace_functions
@@ -217,8 +221,6 @@ def _opaque_functions() -> Iterable[Callable[..., Any]]:
 
 def _opaque_modules() -> Iterable[type[nn.Module]]:
     """Modules that look at values: attention of any kind, and what timm marks."""
-    from importlib.util import find_spec
-
     found: list[type[nn.Module]] = [nn.MultiheadAttention]
     if find_spec("timm") is not None:
         from timm.models._features_fx import get_notrace_modules
@@ -268,7 +270,7 @@ def _batch_size(node: fx.Node) -> bool:
         return tuple(node.args[1:]) == (0,) or dict(node.kwargs) == {"dim": 0}
     if node.op == "call_function" and node.target is operator.getitem:
         source, index = node.args[0], node.args[1]
-        return isinstance(source, fx.Node) and index in (0,) and _is_shape(source)
+        return isinstance(source, fx.Node) and bool(index == 0) and _is_shape(source)
     return False
 
 
@@ -279,15 +281,5 @@ def _only_counts(node: fx.Node) -> bool:
 
 def _is_shape(node: fx.Node) -> bool:
     if node.op == "call_function" and node.target is getattr:
-        return node.args[1] in ("shape",)
+        return bool(node.args[1] == "shape")
     return node.op == "call_method" and node.target == "size" and len(node.args) == 1
-
-
-def _choices(valid: list[str], at: str) -> str:
-    """What can be cut instead, the nearest ones by name."""
-    if not valid:
-        return "the network has no place to cut"
-    first = at.split(".")[0]
-    near = [name for name in valid if name.split(".")[0] == first] or valid
-    shown = ", ".join(near[:8]) + (f" and {len(near) - 8} more" if len(near) > 8 else "")
-    return f"choose one of {shown}"

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from splitveil.errors import MissingExtraError, SpecError
+from splitveil.modes import evaluating
+from splitveil.nets.watching import layer_outputs
 
 __all__ = ["prune_to_budget", "require_torch_pruning"]
 
-_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 _STEPS = 200  # in which all channels would go: half a percent each
 _TIE = 1e-3
 _MOST = 0.95  # of the channels of a layer
@@ -54,29 +55,26 @@ def prune_to_budget(
         return
     pruning = require_torch_pruning()
     example = torch.zeros(2, *input_shape, device=next(module.parameters()).device)
-    grads = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
-    modes = [(child, child.training) for child in module.modules()]
-    module.requires_grad_(True).eval()  # its graph is read off a backward pass
-    pruner = pruning.pruner.BasePruner(
-        module,
-        example,
-        importance=_Importance(pruning.importance),
-        pruning_ratio=_MOST,
-        max_pruning_ratio=_MOST,
-        iterative_steps=_STEPS,
-        global_pruning=True,
-        ignored_layers=[_last_layer(module, example)],
-    )
-    spent = cost(module)
-    for _ in range(_STEPS):
-        pruner.step()
+    trained = any(parameter.requires_grad for parameter in module.parameters())
+    module.requires_grad_(True)  # its graph is read off a backward pass
+    with evaluating(module):
+        pruner = pruning.pruner.BasePruner(
+            module,
+            example,
+            importance=_Importance(pruning.importance),
+            pruning_ratio=_MOST,
+            max_pruning_ratio=_MOST,
+            iterative_steps=_STEPS,
+            global_pruning=True,
+            ignored_layers=[_last_layer(module, example)],
+        )
         spent = cost(module)
-        if spent <= budget:
-            break
-    trained = any(flag for _, flag in grads)
+        for _ in range(_STEPS):
+            pruner.step()
+            spent = cost(module)
+            if spent <= budget:
+                break
     module.requires_grad_(trained)
-    for child, mode in modes:
-        child.training = mode
     if spent > budget:
         raise SpecError(
             f"expected a head that can be pruned to a cost of {budget:.0f}, got {spent} at the least: allow a larger "
@@ -98,18 +96,8 @@ class _Importance:
 
 
 def _last_layer(module: nn.Module, example: torch.Tensor) -> nn.Module:
-    seen: list[nn.Module] = []
-    handles = [
-        layer.register_forward_hook(lambda this, _inputs, _output: seen.append(this))
-        for layer in module.modules()
-        if isinstance(layer, _LAYERS)
-    ]
-    try:
-        with torch.no_grad():
-            module(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not seen:
+    with layer_outputs(module) as found, torch.no_grad():
+        module(example)
+    if not found:
         raise SpecError("expected a head with convolutions or linear layers to prune, got none")
-    return seen[-1]
+    return found[-1][0]

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from splitveil.contracts import FeatureBatch
 from splitveil.data.loader import Pictures
+from splitveil.modes import evaluating
 from splitveil.rng import Rng
-from splitveil.split_model import SplitModel, evaluating
+from splitveil.split_model import SplitModel
 
 __all__ = ["TrainingFeatures"]
 

@@ -15,10 +15,11 @@ from splitveil.contracts import Stage, Task, TrainState, Weighted
 from splitveil.data.augment import augment
 from splitveil.data.loader import Pictures, steps
 from splitveil.errors import SpecError, TrainingError
+from splitveil.modes import evaluating
 from splitveil.nets.surgery import apply_edits, describe_edits, edits_from_json, edits_to_json
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
-from splitveil.split_model import SplitModel, evaluating
+from splitveil.split_model import SplitModel
 from splitveil.training.checkpoint import CheckpointStore, Place, gather, scatter
 from splitveil.training.features import TrainingFeatures
 from splitveil.training.objective import Objective

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ class ClipBall(Mechanism):
         """The spec of z, within the range that the ball allows a single value."""
         low, high = (-self.radius, self.radius) if z.range is None else z.range
         low, high = max(min(low, 0.0), -self.radius), min(max(high, 0.0), self.radius)
-        return FeatureSpec(z.shape, z.kind, z.channel_axis, z.grid, z.prefix_tokens, (low, high))
+        return replace(z, range=(low, high))
 
     def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
         """``(n, *z)`` within the ball."""

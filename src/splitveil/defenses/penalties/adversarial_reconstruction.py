@@ -41,7 +41,7 @@ class AdversarialReconstruction(Penalty):
         channels: of g.
         blocks: residual blocks of g.
         lr: of g's Adam.
-        pretrain: passes over the training set before the first step.
+        pretrain: passes over the training set before the first step, where g reads features.
 
     Reference:
         Li et al.: ResSFL, CVPR 2022 (arXiv 2205.04007), eq. 3 to 5; Ding et al.: PATROL, WACV 2024, eq. 5.

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from splitveil.contracts import FeatureSpec, Penalty, PenaltyContext, Terms, Trace
-from splitveil.errors import InputError, SpecError
+from splitveil.defenses.penalties.pairs import FEWEST, check_samples, doubly_centred, squared_distances
+from splitveil.errors import SpecError
 from splitveil.rng import Rng
 
 __all__ = ["Dependence", "hilbert_schmidt"]
 
 _SIGMA = 5.0
-_FEWEST = 2
 
 
 class Dependence(Penalty):
@@ -50,7 +50,7 @@ class Dependence(Penalty):
     def forward(self, trace: Trace, context: PenaltyContext) -> Terms:
         """Two terms, weighted by a and -b."""
         z = trace.z.flatten(1)
-        if len(z) < _FEWEST:
+        if len(z) < FEWEST:
             return {"dependence_pictures": z.sum() * 0.0, "dependence_labels": z.sum() * 0.0}
         y = functional.one_hot(context.y, self.classes).to(z)
         return {
@@ -74,16 +74,11 @@ def hilbert_schmidt(a: Tensor, b: Tensor) -> Tensor:
         >>> round(float(hilbert_schmidt(rows, rows)), 4)
         1.0
     """
-    if len(a) != len(b) or len(a) < _FEWEST:
-        raise InputError(f"expected two samples of the same n >= {_FEWEST} rows, got {len(a)} and {len(b)}")
+    check_samples(a, b)
     first, second = _centred_kernel(a), _centred_kernel(b)
     size = (first.square().sum() * second.square().sum()).clamp_min(torch.finfo(first.dtype).tiny).sqrt()
     return (first * second).sum() / size
 
 
 def _centred_kernel(rows: Tensor) -> Tensor:
-    inner = rows @ rows.T
-    norms = inner.diagonal()
-    squares = (norms[:, None] + norms[None, :] - 2 * inner).clamp_min(0.0)
-    kernel = (-squares / (2 * _SIGMA**2 * rows.shape[1])).exp()
-    return kernel - kernel.mean(0, keepdim=True) - kernel.mean(1, keepdim=True) + kernel.mean()
+    return doubly_centred((-squared_distances(rows) / (2 * _SIGMA**2 * rows.shape[1])).exp())

@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 
 from splitveil.contracts import Penalty, PenaltyContext, Terms, Trace
-from splitveil.errors import InputError
+from splitveil.defenses.penalties.pairs import FEWEST, check_samples, doubly_centred, squared_distances
 
 __all__ = ["DistanceCorrelation", "distance_correlation"]
-
-_FEWEST = 2
 
 
 class DistanceCorrelation(Penalty):
@@ -25,7 +23,7 @@ class DistanceCorrelation(Penalty):
 
     def forward(self, trace: Trace, context: PenaltyContext) -> Terms:
         """One term, in [0, 1]."""
-        if len(trace.x) < _FEWEST:
+        if len(trace.x) < FEWEST:
             return {"distance_correlation": trace.z.sum() * 0.0}
         return {"distance_correlation": distance_correlation(trace.x.flatten(1), trace.z.flatten(1))}
 
@@ -48,8 +46,7 @@ def distance_correlation(a: Tensor, b: Tensor) -> Tensor:
         >>> round(float(distance_correlation(rows, 2 * rows)), 4)
         1.0
     """
-    if len(a) != len(b) or len(a) < _FEWEST:
-        raise InputError(f"expected two samples of the same n >= {_FEWEST} rows, got {len(a)} and {len(b)}")
+    check_samples(a, b)
     first, second = _centred(a), _centred(b)
     covariance = (first * second).mean().clamp_min(0.0)
     variances = first.square().mean() * second.square().mean()
@@ -60,10 +57,9 @@ def distance_correlation(a: Tensor, b: Tensor) -> Tensor:
 
 def _centred(rows: Tensor) -> Tensor:
     """Distances, with rows, columns and all of mean zero; the diagonal is no distance and has no gradient."""
-    inner = rows @ rows.T
-    norms = inner.diagonal()
-    squares = (norms[:, None] + norms[None, :] - 2 * inner).clamp_min(0.0)
+    squares = squared_distances(rows)
+    largest = rows.square().sum(1).max().clamp_min(1e-30)
     off = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    apart = off & (squares > 1e-12 * norms.max().clamp_min(1e-30))
+    apart = off & (squares > 1e-12 * largest)
     distances = torch.where(apart, squares.where(apart, torch.ones_like(squares)).sqrt(), torch.zeros_like(squares))
-    return distances - distances.mean(0, keepdim=True) - distances.mean(1, keepdim=True) + distances.mean()
+    return doubly_centred(distances)
