@@ -15,6 +15,7 @@ import splitveil
 SOURCE = Path(splitveil.__file__).parent
 LAYERS = (
     (
+        "doctor",
         "errors",
         "registry",
         "contracts",

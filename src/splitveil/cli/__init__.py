@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from splitveil.cli import attack, audit, certify, compare, convert, demo, listing, report, train
+from splitveil.cli import attack, audit, certify, compare, convert, demo, doctor, listing, report, train
 from splitveil.errors import OutputError, SplitveilError
 
 __all__ = ["app", "main"]
@@ -27,6 +27,7 @@ app.command("audit")(audit.audit)
 app.command("certify")(certify.certify)
 app.command("report")(report.report)
 app.command("convert")(convert.convert)
+app.command("doctor")(doctor.doctor)
 app.command("list")(listing.list_names)
 
 
