@@ -55,6 +55,7 @@ def create_app(bundle: str | Path, settings: ServeSettings | None = None) -> Fas
         description="The cloud's half of a split: replies to releases, over the Open Inference Protocol v2.",
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
         exception_handlers={HTTPException: _http_error},
     )

@@ -38,11 +38,13 @@ class InferRequest:
         id: to be echoed, or None.
         inputs: arrays ``(n, *shape)`` by name, as the signature orders them; views of the body where it is binary.
         outputs: the names that are wanted, and whether each is to come in binary form.
+        parameters: of the whole request; those that are not known are left to their reader.
     """
 
     id: str | None
     inputs: dict[str, NDArray[Any]]
     outputs: dict[str, bool]
+    parameters: dict[str, Any]
 
 
 def parse_infer(
@@ -89,7 +91,9 @@ def parse_infer(
     blobs.check_end()
     if len({len(array) for array in arrays.values()}) > 1:
         raise HttpError(400, "expected inputs with one row per sample, got different numbers of rows")
-    return InferRequest(_id(top), {name: arrays[name] for name in wanted}, _outputs(top, outputs))
+    parameters = _parameters(top, "request")
+    ordered = {name: arrays[name] for name in wanted}
+    return InferRequest(_id(top), ordered, _outputs(top, parameters, outputs), parameters)
 
 
 def header_size(text: str | None, total: int) -> int:
@@ -259,8 +263,8 @@ def _id(top: dict[str, Any]) -> str | None:
     return value
 
 
-def _outputs(top: dict[str, Any], names: Sequence[str]) -> dict[str, bool]:
-    binary = _flag(_parameters(top, "request"), "binary_data_output", False)
+def _outputs(top: dict[str, Any], parameters: dict[str, Any], names: Sequence[str]) -> dict[str, bool]:
+    binary = _flag(parameters, "binary_data_output", False)
     if top.get("outputs") in (None, []):
         return dict.fromkeys(names, binary)
     found: dict[str, bool] = {}
@@ -270,10 +274,10 @@ def _outputs(top: dict[str, Any], names: Sequence[str]) -> dict[str, bool]:
             raise HttpError(400, f"expected one of the outputs {', '.join(names)}, got the name {shown(name)}")
         if name in found:
             raise HttpError(400, f"expected the output '{name}' once, got it twice")
-        parameters = _parameters(item, f"output '{name}'")
-        if "classification" in parameters:
+        own = _parameters(item, f"output '{name}'")
+        if "classification" in own:
             raise HttpError(400, "expected outputs as tensors, got the parameter 'classification': it is not supported")
-        found[name] = _flag(parameters, "binary_data", binary)
+        found[name] = _flag(own, "binary_data", binary)
     return found
 
 

@@ -17,10 +17,10 @@ from fastapi import FastAPI
 from splitveil.cloud.app import create_app, service_of
 from splitveil.cloud.logs import log
 from splitveil.cloud.patience import patient_protocol
-from splitveil.cloud.settings import ServeSettings
+from splitveil.cloud.settings import Limits, ServeSettings
 from splitveil.errors import InputError, OutputError, SpecError
 
-__all__ = ["DrainingServer", "Place", "serve"]
+__all__ = ["DrainingServer", "Place", "serve", "server_config"]
 
 _KEEP_ALIVE_S = 60
 _BACKLOG = 2048
@@ -131,7 +131,7 @@ def serve(bundle: str | Path, settings: ServeSettings | None = None, place: Plac
             and place.host not in ("127.0.0.1", "::1", "localhost")
         ):
             log(logging.WARNING, "tokens_in_the_clear", cure="give --tls-cert and --tls-key, or let a proxy end TLS")
-        server = DrainingServer(_config(app, place, service.settings.limits.header_timeout_s), app, place.drain_s)
+        server = DrainingServer(server_config(app, place, service.settings.limits), app, place.drain_s)
         log(
             logging.INFO,
             "listening",
@@ -145,10 +145,11 @@ def serve(bundle: str | Path, settings: ServeSettings | None = None, place: Plac
         raise KeyboardInterrupt
 
 
-def _config(app: FastAPI, place: Place, header_timeout_s: float) -> uvicorn.Config:
+def server_config(app: FastAPI, place: Place, limits: Limits) -> uvicorn.Config:
+    """How uvicorn runs an application here."""
     return uvicorn.Config(
         app,
-        http=patient_protocol(header_timeout_s),
+        http=patient_protocol(limits.header_timeout_s),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -29,6 +29,7 @@ __all__ = ["INPUT", "OUTPUT", "VERSION", "Service"]
 INPUT, OUTPUT, VERSION = "r", "reply", "1"
 
 _LOOK_FOR_CLIENT_S = 1.0
+_SHORTEST_DIGEST = 16  # hexadecimal digits of a passport's sha256 that name it
 _SLACK = 8 * np.finfo(np.float32).eps
 
 
@@ -97,6 +98,7 @@ class Service:
         """
         data = inflate(body, encoding, self._inflated_bytes)
         request = parse_infer(data, header_length, [self.input], [OUTPUT], self.settings.limits.max_rows)
+        self._check_passport(request.parameters.get("passport"))
         sent = request.inputs[INPUT]
         if self.input.datatype != "FP32":
             sent = request.inputs[INPUT] = self.served.wire.decode(sent)
@@ -140,6 +142,18 @@ class Service:
         """See `BatchObserver`."""
         self.metrics.batch_failed()
         log(logging.ERROR, "batch_failed", rows=rows, **error_fields(error))
+
+    def _check_passport(self, claimed: Any) -> None:
+        """An edge may name its passport with each request: then none is answered by another bundle's tail."""
+        if claimed is None:
+            return
+        is_digest = isinstance(claimed, str) and len(claimed) >= _SHORTEST_DIGEST
+        if not (is_digest and self.passport.digest.startswith(claimed)):
+            raise HttpError(
+                400,
+                f"expected an edge with the passport {self.passport.digest[:16]}…, as the parameter 'passport' says, "
+                "got another: get both sides of one bundle",
+            )
 
     def _check_values(self, r: NDArray[np.float32]) -> None:
         if not r.size:
