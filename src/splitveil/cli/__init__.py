@@ -6,7 +6,21 @@ import sys
 
 import typer
 
-from splitveil.cli import attack, audit, bundle, certify, compare, convert, demo, export, infer, listing, report, train
+from splitveil.cli import (
+    attack,
+    audit,
+    bundle,
+    certify,
+    compare,
+    convert,
+    demo,
+    export,
+    infer,
+    listing,
+    report,
+    serve,
+    train,
+)
 from splitveil.errors import OutputError, SplitveilError
 from splitveil_edge.errors import EdgeError
 
@@ -30,6 +44,7 @@ app.command("report")(report.report)
 app.command("export")(export.export)
 app.add_typer(bundle.app, name="bundle")
 app.command("infer", **infer.SETTINGS)(infer.infer)
+app.command("serve")(serve.serve)
 app.command("convert")(convert.convert)
 app.command("list")(listing.list_names)
 
