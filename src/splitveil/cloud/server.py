@@ -62,12 +62,15 @@ class Place:
         Raises:
             OutputError: the port is taken, or the address is not of this machine.
         """
+        bound: socket.socket | None = None
         try:
             family, kind, number, _, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
             bound = socket.socket(family, kind, number)
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
         except OSError as error:
+            if bound is not None:
+                bound.close()
             reason = error.strerror or str(error)
             raise OutputError(f"cannot listen at {self.host}:{self.port}: {reason}; choose another --port") from error
         return bound
