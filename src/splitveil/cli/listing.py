@@ -15,7 +15,7 @@ def list_names(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="defenses, attacks, metrics, models, recipes, sources, suites, mechanisms, penalties; cuts."
+            help="defenses, attacks, metrics, models, recipes, sources, suites, engines, mechanisms, penalties; cuts."
         ),
     ] = None,
     model: Annotated[str | None, typer.Argument(help="Of cuts: vgg11 (torchvision) or timm:resnet18.")] = None,
@@ -33,6 +33,7 @@ def list_names(
     kinds = {
         "attacks": registry.ATTACKS,
         "defenses": registry.DEFENSES,
+        "engines": registry.ENGINES,
         "mechanisms": registry.MECHANISMS,
         "metrics": registry.METRICS,
         "models": registry.MODELS,

@@ -15,8 +15,8 @@ from splitveil.experiments.compare.analysis import analyse
 from splitveil.experiments.compare.plan import Cell, Grid, cell_of, expand
 from splitveil.experiments.compare.record import FILE, ComparisonRecord
 from splitveil.experiments.compare.run import run_cells
-from splitveil.experiments.compare.workers import Board, share_cores
-from splitveil.experiments.environment import pick_device
+from splitveil.experiments.engines.jobs import Board, Engine
+from splitveil.experiments.engines.processes import Processes
 from splitveil.experiments.folder import check_apart
 from splitveil.experiments.recipes import load_recipe
 from splitveil.experiments.training import LoadedData, load_data_spec
@@ -93,8 +93,7 @@ def compare(
     board: Board,
     recipe: str,
     threat: ThreatModel | None = None,
-    workers: int | None = None,
-    device: str | None = None,
+    engine: Engine | None = None,
     trusted: str | None = None,
 ) -> ComparisonRecord:
     """Run what is not there yet, analyse all of it, and write ``comparison.json``.
@@ -105,8 +104,7 @@ def compare(
         board: hears of progress.
         recipe: name, for the record.
         threat: of the attacks; white box by default.
-        workers: processes at a time; one per core on the CPU by default, one on a GPU.
-        device: of all runs.
+        engine: runs what is not there yet; processes of this machine by default.
         trusted: a model factory outside splitveil that the user named.
 
     Raises:
@@ -117,20 +115,9 @@ def compare(
     _check_folder(out)
     for cell in cells:
         check_apart(out, cell.spec.data)
-    chosen = pick_device(device)
     plan = {"recipe": recipe, "threat": threat.to_json(), "runs": [cell.name for cell in cells]}
     write_text(out / PLAN, json.dumps(plan, indent=2) + "\n")
-    count, threads = share_cores(len(cells), gpu=chosen.type == "cuda", workers=workers)
-    outcomes = run_cells(
-        cells,
-        out / RUNS,
-        threat=threat,
-        workers=count,
-        threads=threads,
-        board=board,
-        device=device,
-        trusted=trusted,
-    )
+    outcomes = run_cells(cells, out / RUNS, threat=threat, engine=engine or Processes(), board=board, trusted=trusted)
     failed = {outcome.name: outcome.error for outcome in outcomes if outcome.error is not None}
     record = analyse(cells, out / RUNS, threat=threat, recipe=recipe, failed=failed)
     write_text(out / FILE, record.model_dump_json(indent=2) + "\n")
