@@ -13,7 +13,7 @@ import torch
 
 from splitveil.errors import InputError
 
-__all__ = ["available_cpus", "describe_environment", "pick_device", "source_digest"]
+__all__ = ["describe_environment", "pick_device", "source_digest"]
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow", "pyarrow")
 
@@ -33,11 +33,6 @@ def pick_device(name: str | None = None) -> torch.device:
                 f"expected a device of this machine, such as cpu or cuda:0, got '{name}' ({reason}): choose another"
             ) from error
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def available_cpus() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from splitveil.errors import MissingDataError, MissingExtraError, SpecError, Spl
 from splitveil.experiments.engines.jobs import Board, Job, Outcome, deliver
 from splitveil.experiments.engines.remote import Post, Reply, Task, perform
 from splitveil.experiments.engines.shipping import Parcel, Pictures, Token, marked, pack, store
-from splitveil.experiments.environment import available_cpus, source_digest
+from splitveil.experiments.engines.workers import available_cpus
+from splitveil.experiments.environment import source_digest
 from splitveil.experiments.training import load_data_spec
 
 __all__ = ["Cluster"]

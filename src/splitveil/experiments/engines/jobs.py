@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from splitveil.experiments.training import LoadedData
-from splitveil.specs import DataSpec
 from splitveil.training.observer import Observer
+
+if TYPE_CHECKING:
+    from splitveil.experiments.training import LoadedData
+    from splitveil.specs import DataSpec
 
 __all__ = ["Board", "Desk", "Engine", "Job", "Message", "Outcome", "Sender", "borrowed", "deliver"]
 
