@@ -14,7 +14,8 @@ from typing import Any
 
 from splitveil.errors import MissingDataError, MissingExtraError, SpecError, SplitveilError
 from splitveil.experiments.engines.jobs import Board, Job, Outcome, deliver
-from splitveil.experiments.engines.remote import Post, Reply, Task, perform
+from splitveil.experiments.engines.post import Post
+from splitveil.experiments.engines.remote import Reply, Task, perform
 from splitveil.experiments.engines.shipping import Parcel, Pictures, Token, marked, pack, store
 from splitveil.experiments.engines.workers import available_cpus
 from splitveil.experiments.environment import source_digest

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from splitveil.experiments.training import LoadedData
     from splitveil.specs import DataSpec
 
-__all__ = ["Board", "Desk", "Engine", "Job", "Message", "Outcome", "Sender", "borrowed", "deliver"]
+__all__ = ["Board", "Desk", "Engine", "Job", "Message", "Outcome", "Sender", "SilentBoard", "borrowed", "deliver"]
 
 Message = tuple[str, tuple[Any, ...]]
 """What a job says of its progress: a method of `Board`, and its arguments behind the name of the job."""
@@ -35,6 +35,22 @@ class Board(Protocol):
     def event(self, job: str, event: dict[str, Any]) -> None: ...
 
     def finish(self, job: str, error: str | None) -> None: ...
+
+
+class SilentBoard:
+    """Watches, and says nothing."""
+
+    def start(self, job: str, what: str, total: int, done: int) -> None:
+        """A part of a job begins."""
+
+    def advance(self, job: str, steps: int, text: str) -> None:
+        """A job has moved on."""
+
+    def event(self, job: str, event: dict[str, Any]) -> None:
+        """An epoch, or a warning."""
+
+    def finish(self, job: str, error: str | None) -> None:
+        """A job has ended."""
 
 
 @dataclass(frozen=True, slots=True)

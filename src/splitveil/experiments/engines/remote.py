@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from splitveil.errors import InputError, SplitveilError
-from splitveil.experiments.engines.jobs import Desk, Job, Message, Sender, borrowed
+from splitveil.experiments.engines.jobs import Desk, Job, Sender, borrowed
+from splitveil.experiments.engines.post import Line
 from splitveil.experiments.engines.shipping import Files, Parcel, Pictures, Token, pack, store
 from splitveil.experiments.environment import source_digest
 
-__all__ = ["Post", "Reply", "Task", "perform"]
+__all__ = ["Reply", "Task", "perform"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,39 +38,12 @@ class Task:
     source: str
 
 
-class Post:
-    """An actor that keeps what jobs say until it is fetched."""
-
-    def __init__(self) -> None:
-        self.kept: list[tuple[str, Message]] = []
-
-    def put(self, job: str, message: Message) -> None:
-        """Keep."""
-        self.kept.append((job, message))
-
-    def take(self) -> list[tuple[str, Message]]:
-        """All that is kept, once."""
-        kept, self.kept = self.kept, []
-        return kept
-
-
-class _Line:
-    """From a worker to the post."""
-
-    def __init__(self, post: Any, job: str) -> None:
-        self.post, self.job = post, job
-
-    def send(self, message: Message) -> None:
-        """Without waiting."""
-        self.post.put.remote(self.job, message)
-
-
 def perform(task: Task, pictures: Pictures, post: Any) -> Reply:
     """What a worker does."""
     import torch
 
     torch.set_num_threads(task.threads)
-    sender = Sender(_Line(post, task.job.name))
+    sender = Sender(Line(post, task.job.name))
     try:
         if source_digest() != task.source:
             raise InputError(
