@@ -74,6 +74,8 @@ class Listener:
 def instance() -> Iterator[None]:
     """A Ray instance of two cores with a small store."""
     with pytest.MonkeyPatch.context() as patch:
+        places = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, places)))  # workers import the jobs from here
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")  # on a busy machine its workers would starve
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from splitveil.cli import attack, audit, certify, compare, convert, demo, listing, report, train
+from splitveil.cli import attack, audit, certify, compare, convert, demo, listing, plan, report, train
 from splitveil.errors import OutputError, SplitveilError
 
 __all__ = ["app", "main"]
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("compare")(compare.compare)
+app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("attack")(attack.attack)
 app.command("audit")(audit.audit)

@@ -34,4 +34,4 @@ def pareto_front(costs: ArrayLike) -> NDArray[np.bool_]:
             f"expected finite costs (m, k), one row per choice, got shape {values.shape}: leave out what is not known"
         )
     below = (values[:, None] <= values[None]).all(2) & (values[:, None] < values[None]).any(2)  # j beats i at [j, i]
-    return ~below.any(0)
+    return np.asarray(~below.any(0), dtype=np.bool_)
