@@ -28,6 +28,7 @@ _LAZY = {
     "load_data": "splitveil.data:load_data",
     "load_model": "splitveil.experiments.api:load_model",
     "report": "splitveil.report:",
+    "plan": "splitveil.experiments.planning.api:plan",
     "protect": "splitveil.experiments.api:protect",
     "split": "splitveil.nets.cutting:split",
     "train": "splitveil.experiments.api:train",
@@ -49,6 +50,7 @@ __all__ = [
     "factory",
     "load_data",
     "load_model",
+    "plan",
     "protect",
     "report",
     "split",
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from splitveil.experiments.api import load_model as load_model
     from splitveil.experiments.api import protect as protect
     from splitveil.experiments.api import train as train
+    from splitveil.experiments.planning.api import plan as plan
     from splitveil.export.bundle import export as export
     from splitveil.nets.cutting import split as split
     from splitveil.nets.parts import SplitParts as SplitParts

@@ -18,6 +18,7 @@ from splitveil.cli import (
     export,
     infer,
     listing,
+    plan,
     report,
     serve,
     train,
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("compare")(compare.compare)
+app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("attack")(attack.attack)
 app.command("audit")(audit.audit)

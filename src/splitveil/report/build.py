@@ -41,10 +41,10 @@ def build_report(records: Sequence[RunRecord | Path | str], out: Path | str, *, 
     return write_page(Path(out), {**context(runs, title), "comparison": None})
 
 
-def write_page(out: Path, variables: Mapping[str, Any]) -> Path:
-    """Fill the template and write it, unless `out` is something else than a report of ours."""
+def write_page(out: Path, variables: Mapping[str, Any], *, template: str = "page.html.j2") -> Path:
+    """Fill a template and write it, unless `out` is something else than a report of ours."""
     check_out(out)
-    write_text(out, _environment().get_template("page.html.j2").render(variables))
+    write_text(out, _environment().get_template(template).render(variables))
     return out
 
 
