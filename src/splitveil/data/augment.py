@@ -13,7 +13,16 @@ from splitveil.errors import InputError, SpecError
 __all__ = ["augment"]
 
 
-def augment(pictures: Tensor, *, crop: int, flip: bool, rotation: float, generator: torch.Generator) -> Tensor:
+def augment(
+    pictures: Tensor,
+    *,
+    crop: int,
+    flip: bool,
+    rotation: float,
+    generator: torch.Generator,
+    first: int = 0,
+    total: int | None = None,
+) -> Tensor:
     """Shift, flip and rotate each picture by its own random amounts, in one resampling; zeros come in at the edges.
 
     ```
@@ -29,6 +38,8 @@ def augment(pictures: Tensor, *, crop: int, flip: bool, rotation: float, generat
         flip: whether to flip half of the pictures.
         rotation: the largest angle in degrees.
         generator: a CPU generator.
+        first: of the pictures' places in the batch that they are a part of; each place has numbers of its own.
+        total: n of that batch; None where these are all of it.
 
     Returns:
         pictures like those given; the same tensor when nothing is asked for.
@@ -52,7 +63,8 @@ def augment(pictures: Tensor, *, crop: int, flip: bool, rotation: float, generat
     if not (crop or flip or rotation) or not len(pictures):
         return pictures
     height, width = pictures.shape[2:]
-    theta = _draw(len(pictures), crop, flip, rotation, height, width, generator)
+    drawn = _draw(len(pictures) if total is None else total, crop, flip, rotation, height, width, generator)
+    theta = drawn[first : first + len(pictures)]
     grid = functional.affine_grid(theta.to(pictures), list(pictures.shape), align_corners=False)
     # whole pixels need no interpolation, and the nearest one is exact where the grid itself is rounded
     mode = "bilinear" if rotation else "nearest"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from splitveil.contracts import ALONE, Comm
 from splitveil.stepping import take_step
 
 __all__ = ["Adversary"]
@@ -27,13 +28,16 @@ class Adversary(nn.Module):
         self.network = network.requires_grad_(False).eval()
         self._optimiser = torch.optim.Adam(network.parameters(), lr=lr)
 
-    def learn(self, loss: Callable[[nn.Module], Tensor]) -> Tensor:
-        """One step along a loss of the network in training mode; returns the loss, without gradient."""
+    def learn(self, loss: Callable[[nn.Module], Tensor], comm: Comm = ALONE) -> Tensor:
+        """One step along a loss of the network in training mode; returns the loss, without gradient.
+
+        The gradient is that of all rows of the batch, wherever they are.
+        """
         self.network.requires_grad_(True).train()
         try:
             with torch.enable_grad():
                 value = loss(self.network)
-                take_step(self._optimiser, value)
+                take_step(self._optimiser, value, comm)
         finally:
             self.network.requires_grad_(False).eval()
         return value.detach()

@@ -49,12 +49,13 @@ class Dependence(Penalty):
 
     def forward(self, trace: Trace, context: PenaltyContext) -> Terms:
         """Two terms, weighted by a and -b."""
-        z = trace.z.flatten(1)
+        gather = context.comm.gather
+        z = gather(trace.z.flatten(1))
         if len(z) < FEWEST:
             return {"dependence_pictures": z.sum() * 0.0, "dependence_labels": z.sum() * 0.0}
-        y = functional.one_hot(context.y, self.classes).to(z)
+        y = functional.one_hot(gather(context.y), self.classes).to(z)
         return {
-            "dependence_pictures": self.pictures * hilbert_schmidt(trace.x.flatten(1), z),
+            "dependence_pictures": self.pictures * hilbert_schmidt(gather(trace.x.flatten(1)), z),
             "dependence_labels": -self.labels * hilbert_schmidt(z, y),
         }
 
