@@ -52,7 +52,7 @@ CASES = [
 ]
 """Net, augmentation of a recipe, and what the plain loop's data set holds: files as stored, or arrays in memory."""
 
-HEADLINE = ("small, quarter width", "full", "stored")
+HEADLINE = ("small, quarter width", "quick", "memory")
 
 
 class Stored(Dataset[tuple[Tensor, int]]):

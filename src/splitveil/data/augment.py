@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from splitveil.errors import InputError, SpecError
+from splitveil.noise import to_device
 
 __all__ = ["augment"]
 
@@ -65,7 +66,8 @@ def augment(
     height, width = pictures.shape[2:]
     drawn = _draw(len(pictures) if total is None else total, crop, flip, rotation, height, width, generator)
     theta = drawn[first : first + len(pictures)]
-    grid = functional.affine_grid(theta.to(pictures), list(pictures.shape), align_corners=False)
+    theta = to_device(theta.to(pictures.dtype), pictures.device)
+    grid = functional.affine_grid(theta, list(pictures.shape), align_corners=False)
     # whole pixels need no interpolation, and the nearest one is exact where the grid itself is rounded
     mode = "bilinear" if rotation else "nearest"
     moved = functional.grid_sample(pictures, grid, mode=mode, padding_mode="zeros", align_corners=False)

@@ -99,7 +99,7 @@ def spread(
     port = os.environ.get("MASTER_PORT")
     try:
         with relay:
-            fabric.launch(_enter, [sender for _, sender in pipes], work, tuple(arguments))
+            fabric.launch(_enter, [sender for _, sender in pipes], _Call(work, arguments))
     except ProcessException as failure:
         raise _explain(failure, relay.faults, devices) from None
     finally:
@@ -119,12 +119,22 @@ def _kind(accelerator: str | None) -> str:
     return accelerator or ("gpu" if torch.cuda.is_available() else "cpu")
 
 
-def _enter(fabric: Any, senders: Sequence[Connection], work: Work, arguments: tuple[Any, ...]) -> None:
+class _Call:
+    """The work with its arguments, closed to Fabric, which takes collections and data classes apart."""
+
+    def __init__(self, work: Work, arguments: Sequence[Any]) -> None:
+        self._work, self._arguments = work, tuple(arguments)
+
+    def __call__(self, ranks: Ranks, device: torch.device, observer: Observer) -> None:
+        self._work(ranks, device, observer, *self._arguments)
+
+
+def _enter(fabric: Any, senders: Sequence[Connection], call: _Call) -> None:
     """What each process runs."""
     sender = Sender(senders[fabric.global_rank])
     try:
         ranks = Ranks(fabric.global_rank, fabric.world_size)
-        work(ranks, fabric.device, sender if ranks.leads else Observer(), *arguments)
+        call(ranks, fabric.device, sender if ranks.leads else Observer())
     except SplitveilError as error:
         sender.fault(type(error).__name__, str(error))
         raise
