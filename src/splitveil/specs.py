@@ -88,6 +88,10 @@ class TrainingSpec(Frozen):
     gamma: float = Field(default=0.2, gt=0, le=1)
     clip_norm: float | None = Field(default=5.0, gt=0, description="largest gradient norm, None for no limit")
     augment: AugmentSpec = AugmentSpec()
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="of the network's passes; auto is bfloat16 on GPUs that have it, else float32"
+    )
+    compile: bool = Field(default=False, description="torch.compile: slow to start, then faster on most GPUs")
 
 
 class RunSpec(Frozen):

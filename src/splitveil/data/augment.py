@@ -9,11 +9,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from splitveil.errors import InputError, SpecError
+from splitveil.noise import to_device
 
 __all__ = ["augment"]
 
 
-def augment(pictures: Tensor, *, crop: int, flip: bool, rotation: float, generator: torch.Generator) -> Tensor:
+def augment(
+    pictures: Tensor,
+    *,
+    crop: int,
+    flip: bool,
+    rotation: float,
+    generator: torch.Generator,
+    first: int = 0,
+    total: int | None = None,
+) -> Tensor:
     """Shift, flip and rotate each picture by its own random amounts, in one resampling; zeros come in at the edges.
 
     ```
@@ -29,6 +39,8 @@ def augment(pictures: Tensor, *, crop: int, flip: bool, rotation: float, generat
         flip: whether to flip half of the pictures.
         rotation: the largest angle in degrees.
         generator: a CPU generator.
+        first: of the pictures' places in the batch that they are a part of; each place has numbers of its own.
+        total: n of that batch; None where these are all of it.
 
     Returns:
         pictures like those given; the same tensor when nothing is asked for.
@@ -52,8 +64,10 @@ def augment(pictures: Tensor, *, crop: int, flip: bool, rotation: float, generat
     if not (crop or flip or rotation) or not len(pictures):
         return pictures
     height, width = pictures.shape[2:]
-    theta = _draw(len(pictures), crop, flip, rotation, height, width, generator)
-    grid = functional.affine_grid(theta.to(pictures), list(pictures.shape), align_corners=False)
+    drawn = _draw(len(pictures) if total is None else total, crop, flip, rotation, height, width, generator)
+    theta = drawn[first : first + len(pictures)]
+    theta = to_device(theta.to(pictures.dtype), pictures.device)
+    grid = functional.affine_grid(theta, list(pictures.shape), align_corners=False)
     # whole pixels need no interpolation, and the nearest one is exact where the grid itself is rounded
     mode = "bilinear" if rotation else "nearest"
     moved = functional.grid_sample(pictures, grid, mode=mode, padding_mode="zeros", align_corners=False)

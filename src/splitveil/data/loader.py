@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -57,6 +57,10 @@ class Pictures:
         for start in range(0, len(self), batch_size):
             stop = start + batch_size
             yield _to_float(self.images[start:stop]), self.labels[start:stop]
+
+    def follow(self, chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """What `get` gives for each of these indices, one after the other; whoever reads from a disk reads ahead."""
+        return map(self.get, chunks)
 
     def order(self, rng: Rng) -> Tensor:
         """A random order ``(n,)`` int64 on the CPU, a function of the key alone: a resumed epoch finds its place."""

@@ -12,6 +12,7 @@ from splitveil.errors import SpecError, UsageError
 from splitveil.experiments.attacking import attack_run
 from splitveil.experiments.attacking import load_model as load_run_model
 from splitveil.experiments.building import build_parts, build_protected, factory_target
+from splitveil.experiments.devices import Accelerator
 from splitveil.experiments.recipes import Recipe, load_recipe
 from splitveil.experiments.training import load_data_spec, train_run
 from splitveil.nets.parts import SplitParts
@@ -90,6 +91,8 @@ def train(
     limit: int | None = None,
     observer: Observer | None = None,
     device: str | None = None,
+    devices: int = 1,
+    accelerator: Accelerator | None = None,
     **model_kwargs: Any,
 ) -> RunRecord:
     """Train a registered net, or ``package.module:function``, under a defense.
@@ -104,6 +107,9 @@ def train(
         limit: the most pictures to use.
         observer: hears of progress.
         device: ``cuda``, ``cpu`` …
+        devices: how many train together, a process each; the script then guards its entry with
+            ``if __name__ == "__main__":``.
+        accelerator: ``cpu`` or ``gpu``.
         model_kwargs: for the net's factory, such as ``width=0.25``.
     """
     if not isinstance(defense, Defense):
@@ -118,7 +124,15 @@ def train(
         seed=seed,
         limit=limit,
     )
-    return train_run(spec, Path(out), observer=observer, device=device, trusted=spec.model.factory)
+    return train_run(
+        spec,
+        Path(out),
+        observer=observer,
+        device=device,
+        trusted=spec.model.factory,
+        devices=devices,
+        accelerator=accelerator,
+    )
 
 
 def attack(

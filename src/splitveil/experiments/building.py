@@ -22,6 +22,7 @@ from splitveil.specs import ModelSpec, RunSpec
 from splitveil.split_model import SplitModel
 
 __all__ = [
+    "BuiltRun",
     "build_parts",
     "build_protected",
     "build_run",
@@ -30,6 +31,9 @@ __all__ = [
     "factory_target",
     "trusted_factory",
 ]
+
+BuiltRun = tuple[SplitModel, tuple[Weighted, ...], Defense]
+"""What a run trains, and the defense that says how."""
 
 
 def factory_target(model: str) -> str:
@@ -113,9 +117,7 @@ def build_protected(
     return model.with_mechanism(mechanism, defense.codec), penalties
 
 
-def build_run(
-    spec: RunSpec, classes: int, trusted: str | None = None
-) -> tuple[SplitModel, tuple[Weighted, ...], Defense]:
+def build_run(spec: RunSpec, classes: int, trusted: str | None = None) -> BuiltRun:
     """Everything that a run trains, untrained."""
     defense = load_defense(spec.defense.name, spec.defense.params)
     rng = Rng(spec.seed)

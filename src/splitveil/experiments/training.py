@@ -17,7 +17,8 @@ from splitveil.data.sources import load_source
 from splitveil.data.splits import Splits, make_splits
 from splitveil.data.tables import Source
 from splitveil.errors import InputError
-from splitveil.experiments.building import build_run, check_fit, complete_kwargs
+from splitveil.experiments.building import BuiltRun, build_run, check_fit, complete_kwargs
+from splitveil.experiments.devices import Accelerator, check_devices, spread
 from splitveil.experiments.environment import describe_environment, pick_device
 from splitveil.experiments.folder import EventLog, check_apart, check_folder, claim
 from splitveil.experiments.scoring import as_result, score_model
@@ -35,6 +36,7 @@ from splitveil.split_model import SplitModel
 from splitveil.training.checkpoint import CheckpointStore
 from splitveil.training.loop import Trainer
 from splitveil.training.observer import Observer
+from splitveil.training.ranks import Ranks
 from splitveil.training.tasks import Classification
 
 __all__ = ["LoadedData", "load_data_spec", "train_run"]
@@ -107,6 +109,8 @@ def train_run(
     trusted: str | None = None,
     data: LoadedData | None = None,
     checkpoint_interval_s: float = 30.0,
+    devices: int = 1,
+    accelerator: Accelerator | None = None,
 ) -> RunRecord:
     """Train, or resume, or find finished, the run of a spec.
 
@@ -118,6 +122,8 @@ def train_run(
         trusted: a model factory outside splitveil that the user named.
         data: pictures that are loaded already.
         checkpoint_interval_s: the longest time whose work a kill can cost.
+        devices: how many train together, a process each, every batch dealt among them.
+        accelerator: ``cpu`` or ``gpu``; with one device, in place of `device`.
 
     Returns:
         The record of the finished run.
@@ -126,46 +132,75 @@ def train_run(
         OutputError: `out` holds something else.
         TrainingError: the loss is not finite.
     """
-    listener, target = observer or Observer(), pick_device(device)
+    listener, target = observer or Observer(), pick_device(check_devices(devices, accelerator, device))
     check_folder(out)
     check_apart(out, spec.data)
     data = data or load_data_spec(spec.data, listener)
     spec = _complete(spec, data, trusted)
-    task = Classification()
-    model, penalties, defense = build_run(spec, data.source.classes, trusted)
-    check_fit(model, data.source)
-    built = copy.deepcopy(model)
+    built = build_run(spec, data.source.classes, trusted)
+    check_fit(built[0], data.source)
     record = claim(out, spec)
     if record.finished:
         return record
-    record.write("env.json", describe_environment(target))
+    record.write("env.json", {**describe_environment(target), "processes": devices})
+    job = _Job(spec, out, data, trusted, checkpoint_interval_s)
+    if devices == 1:
+        _train(Ranks(), target, listener, job, built)
+    else:
+        spread(_train, [job], devices=devices, accelerator=accelerator, observer=listener)
+    return record
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What every process of a training has to know."""
+
+    spec: RunSpec
+    out: Path
+    data: LoadedData
+    trusted: str | None
+    checkpoint_interval_s: float
+
+
+def _train(ranks: Ranks, device: torch.device, listener: Observer, job: _Job, run: BuiltRun | None = None) -> None:
+    """Train a claimed run, in this process with the others; the first one writes what comes of it."""
+    spec, out, data, task, record = job.spec, job.out, job.data, Classification(), RunRecord(job.out)
+    model, penalties, defense = build_run(spec, data.source.classes, job.trusted) if run is None else run
+    built = copy.deepcopy(model)
     store = CheckpointStore(
         out / "state" / "checkpoint.safetensors",
         sha256(spec.model_dump_json().encode()).hexdigest(),
-        checkpoint_interval_s,
+        job.checkpoint_interval_s,
     )
     started = time.monotonic()
-    model.to(target).to(memory_format=torch.channels_last)  # a third less time per step, on CPUs too
+    model.to(device).to(memory_format=torch.channels_last)  # a third less time per step, on CPUs too
     trainer = Trainer(
         model,
         task,
         penalties,
         defense.stages(),
         spec.training,
-        train=Pictures(data.splits.train, target),
-        val=Pictures(data.splits.val, target),
+        train=Pictures(data.splits.train, device),
+        val=Pictures(data.splits.val, device),
         classes=data.source.classes,
         rng=Rng(spec.seed).child("train"),
         observer=EventLog(record, listener),
         store=store,
+        ranks=ranks,
     )
     trainer.run()
-    save_model(model, built, out)
-    scores = score_model(model, task, Pictures(data.splits.test, target), Rng(spec.seed).child("evaluate", "noise"))
-    write_with(out / PREDICTIONS, lambda temporary: save_file({"accuracy": scores.float().contiguous()}, temporary))
-    record.write("evaluation.json", _evaluate(model, scores, data, spec, time.monotonic() - started))
-    store.remove()
-    return record
+    if ranks.leads:
+        save_model(model, built, out)
+        _score(model, job, device, time.monotonic() - started)
+        store.remove()
+
+
+def _score(model: SplitModel, job: _Job, device: torch.device, elapsed_s: float) -> None:
+    """Write predictions and evaluation."""
+    spec, data, task, record = job.spec, job.data, Classification(), RunRecord(job.out)
+    scores = score_model(model, task, Pictures(data.splits.test, device), Rng(spec.seed).child("evaluate", "noise"))
+    write_with(job.out / PREDICTIONS, lambda temporary: save_file({"accuracy": scores.float().contiguous()}, temporary))
+    record.write("evaluation.json", _evaluate(model, scores, data, spec, elapsed_s))
 
 
 def _complete(spec: RunSpec, data: LoadedData, trusted: str | None) -> RunSpec:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from splitveil.contracts import FeatureBatch
+from splitveil.contracts import FeatureBatch, GaussianChannel
 from splitveil.data.loader import Pictures
 from splitveil.modes import evaluating
 from splitveil.rng import Rng
 from splitveil.split_model import SplitModel
+from splitveil.training.ranks import Ranks, Share
 
 __all__ = ["TrainingFeatures"]
 
@@ -29,6 +30,7 @@ class TrainingFeatures:
         classes: k.
         rng: key of the order and of the augmentation; the same key gives the same features.
         change: augmentation of a batch.
+        ranks: each of them computes every w-th chunk, and all of them see all.
     """
 
     model: SplitModel
@@ -36,6 +38,7 @@ class TrainingFeatures:
     classes: int
     rng: Rng
     change: Callable[[Tensor, torch.Generator], Tensor]
+    ranks: Ranks = field(default_factory=Ranks)
 
     @property
     def samples(self) -> int:
@@ -46,9 +49,26 @@ class TrainingFeatures:
         """Chunks in a shuffled order, every class early."""
         order = self.pictures.order(self.rng.child("order"))
         generator = self.rng.child("augment").generator()
-        for start in range(0, len(order), _CHUNK):
-            x, y = self.pictures.get(order[start : start + _CHUNK])
-            x = self.change(x, generator)
-            with evaluating(self.model), torch.no_grad():
-                z, channel = self.model.features(x)
-            yield FeatureBatch(z, y, channel, x)
+        for places in torch.split(order, _CHUNK * self.ranks.world_size):
+            chunks = [self._pictures(part, generator) for part in torch.split(places, _CHUNK)]
+            for (x, y), z in zip(chunks, self._features([x for x, _ in chunks]), strict=True):
+                yield FeatureBatch(z, y, self._channel(z), x)
+
+    def _pictures(self, places: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        x, y = self.pictures.get(places)
+        return self.change(x, generator), y
+
+    def _features(self, chunks: list[Tensor]) -> tuple[Tensor, ...]:
+        """z of each chunk, one per process at the most."""
+        counts = [len(chunk) for chunk in chunks]
+        spare = self.ranks.world_size - len(chunks)
+        mine = chunks[self.ranks.rank] if self.ranks.rank < len(chunks) else chunks[0][:0]
+        with evaluating(self.model), torch.no_grad():
+            z: Tensor = self.model.head(mine if len(mine) else chunks[0])[: len(mine)]
+            if self.ranks.world_size > 1:
+                z = Share(self.ranks.rank, (*counts, *[0] * spare)).gather(z)
+        return torch.split(z, counts)
+
+    def _channel(self, z: Tensor) -> GaussianChannel | None:
+        with evaluating(self.model), torch.no_grad():
+            return self.model.channel(z)
