@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
-from training_fixtures import Listener, make_trainer, pictures
 
 from splitveil.contracts import FeatureSpec, Penalty, PenaltyContext, Stage, Terms, Trace, Weighted
 from splitveil.data.loader import Pictures
@@ -32,6 +31,7 @@ from splitveil.specs import AugmentSpec, TrainingSpec
 from splitveil.split_model import SplitModel
 from splitveil.training.observer import Observer
 from splitveil.training.ranks import Ranks
+from training_fixtures import Listener, make_trainer, pictures
 
 SETTINGS = TrainingSpec(epochs=2, batch_size=16, lr=0.05, augment=AugmentSpec(crop=1, flip=True, rotation=10.0))
 _SPEC, _PICTURE = FeatureSpec.of((3, 4, 4)), (1, 6, 6)

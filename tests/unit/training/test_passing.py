@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from training_fixtures import SETTINGS, Listener, Spread, make_model, make_trainer, pictures, weights
 
 from splitveil.contracts import Penalty, PenaltyContext, Stage, Terms, Trace, TrainState, Weighted
 from splitveil.defenses import load_defense
@@ -24,6 +23,7 @@ from splitveil.training.objective import Objective
 from splitveil.training.passing import network_of, precision_of
 from splitveil.training.ranks import Ranks
 from splitveil.training.tasks import Classification
+from training_fixtures import SETTINGS, Listener, Spread, make_model, make_trainer, pictures, weights
 
 WAITS = {
     "aten::_local_scalar_dense",

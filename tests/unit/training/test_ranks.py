@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from rank_fixtures import PENALTIES, gather_rows, train_case, train_cases, train_failing
 from safetensors.torch import load_file
 from torch import Tensor
-from training_fixtures import Listener
 
+from rank_fixtures import PENALTIES, gather_rows, train_case, train_cases, train_failing
 from splitveil.contracts import ALONE
 from splitveil.errors import SpecError, TrainingError
 from splitveil.experiments.devices import spread
 from splitveil.training.observer import Observer
 from splitveil.training.ranks import Ranks, Share, deal
+from training_fixtures import Listener
 
 pytest.importorskip("lightning_fabric")
 
