@@ -20,6 +20,7 @@ from splitveil.errors import InputError
 from splitveil.experiments.building import build_run, check_fit, complete_kwargs
 from splitveil.experiments.environment import describe_environment, pick_device
 from splitveil.experiments.folder import EventLog, check_apart, check_folder, claim
+from splitveil.experiments.projections import project_features
 from splitveil.experiments.scoring import as_result, score_model
 from splitveil.experiments.storage import save_model
 from splitveil.files import write_with
@@ -28,7 +29,7 @@ from splitveil.metrics.payload import payload_bytes
 from splitveil.metrics.summary import summarize
 from splitveil.modes import evaluating
 from splitveil.noise import SeededNoise
-from splitveil.records import PREDICTIONS, Evaluation, RunRecord
+from splitveil.records import PREDICTIONS, PROJECTIONS, Evaluation, RunRecord
 from splitveil.rng import Rng
 from splitveil.specs import DataSpec, RunSpec
 from splitveil.split_model import SplitModel
@@ -161,8 +162,11 @@ def train_run(
     )
     trainer.run()
     save_model(model, built, out)
-    scores = score_model(model, task, Pictures(data.splits.test, target), Rng(spec.seed).child("evaluate", "noise"))
+    test, key = Pictures(data.splits.test, target), Rng(spec.seed).child("evaluate")
+    scores = score_model(model, task, test, key.child("noise"))
     write_with(out / PREDICTIONS, lambda temporary: save_file({"accuracy": scores.float().contiguous()}, temporary))
+    points = project_features(model, test, key.child("projection"))
+    write_with(out / PROJECTIONS, lambda temporary: save_file(points, temporary))
     record.write("evaluation.json", _evaluate(model, scores, data, spec, time.monotonic() - started))
     store.remove()
     return record
