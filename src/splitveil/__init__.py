@@ -23,6 +23,7 @@ _LAZY = {
     "audit": "splitveil.audit:",
     "certify": "splitveil.certificates.api:certify",
     "defenses": "splitveil.defenses:",
+    "export": "splitveil.export:",
     "factory": "splitveil.experiments.api:factory",
     "load_data": "splitveil.data:load_data",
     "load_model": "splitveil.experiments.api:load_model",
@@ -44,6 +45,7 @@ __all__ = [
     "audit",
     "certify",
     "defenses",
+    "export",
     "factory",
     "load_data",
     "load_model",
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from splitveil.experiments.api import load_model as load_model
     from splitveil.experiments.api import protect as protect
     from splitveil.experiments.api import train as train
+    from splitveil.export.bundle import export as export
     from splitveil.nets.cutting import split as split
     from splitveil.nets.parts import SplitParts as SplitParts
     from splitveil.records import RunRecord as RunRecord

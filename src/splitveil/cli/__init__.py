@@ -6,8 +6,23 @@ import sys
 
 import typer
 
-from splitveil.cli import attack, audit, certify, compare, convert, demo, listing, report, train
+from splitveil.cli import (
+    attack,
+    audit,
+    bundle,
+    certify,
+    compare,
+    convert,
+    demo,
+    export,
+    infer,
+    listing,
+    report,
+    serve,
+    train,
+)
 from splitveil.errors import OutputError, SplitveilError
+from splitveil_edge.errors import EdgeError
 
 __all__ = ["app", "main"]
 
@@ -26,6 +41,10 @@ app.command("attack")(attack.attack)
 app.command("audit")(audit.audit)
 app.command("certify")(certify.certify)
 app.command("report")(report.report)
+app.command("export")(export.export)
+app.add_typer(bundle.app, name="bundle")
+app.command("infer", **infer.SETTINGS)(infer.infer)
+app.command("serve")(serve.serve)
 app.command("convert")(convert.convert)
 app.command("list")(listing.list_names)
 
@@ -49,7 +68,7 @@ def main() -> None:
     """Run the command line: errors of the user's go to stderr in one line, with their exit code."""
     try:
         app(prog_name="splitveil")
-    except SplitveilError as error:
+    except (SplitveilError, EdgeError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:  # a path that the operating system refuses, such as a name that is too long

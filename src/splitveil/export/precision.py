@@ -1,0 +1,112 @@
+"""Graphs in fewer bits: fp16 by conversion, int8 by static quantisation on calibration releases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splitveil.errors import InputError, MissingExtraError
+from splitveil.files import write_with
+
+__all__ = ["PRECISIONS", "Feeds", "Precision", "lower_precision", "reached_by"]
+
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+
+Feeds = Sequence[dict[str, NDArray[np.float32]]]
+"""Batches of inputs by name."""
+
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def lower_precision(file: Path, precision: Precision, noises: Sequence[str], calibration: Feeds) -> None:
+    """Rewrite a graph in place, whole or not at all.
+
+    Only convolutions and matrix products that no noise reaches change. Clip and noise stay float32, since what is
+    certified rests on them: noise of few bits is another noise.
+
+    Args:
+        file: of the graph.
+        precision: ``fp32`` leaves it alone.
+        noises: names of its inputs that are noise.
+        calibration: inputs that int8 takes its ranges from.
+
+    Raises:
+        MissingExtraError: onnx or onnxruntime is not installed.
+        InputError: the libraries cannot convert this graph.
+    """
+    if precision == "fp32":
+        return
+    for package in ("onnx", "onnxruntime"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "export", f"exporting in {precision}")
+    onnx = import_module("onnx")
+    model = onnx.load(file)
+    untouched = reached_by(model.graph, noises)
+    metadata = {item.key: item.value for item in model.metadata_props}
+    try:
+        lowered = _halved(model, untouched) if precision == "fp16" else _quantised(model, untouched, calibration)
+    except Exception as error:  # the converters raise whatever they meet
+        raise InputError(f"cannot convert '{file.name}' to {precision}: {error}; export it as fp32") from error
+    onnx.helper.set_model_props(lowered, metadata)
+    write_with(file, lambda temporary: _save(lowered, temporary))
+
+
+def reached_by(graph: Any, inputs: Sequence[str]) -> set[str]:
+    """Names of the nodes of an ONNX graph, in topological order, that values of these inputs reach."""
+    values, nodes = set(inputs), set[str]()
+    for node in graph.node:
+        if values & set(node.input):
+            nodes.add(node.name)
+            values.update(node.output)
+    return nodes
+
+
+def _halved(model: Any, untouched: set[str]) -> Any:
+    float16: Any = import_module("onnxruntime.transformers.float16")
+    kept = {node.op_type for node in model.graph.node} - set(_PRODUCTS)
+    blocked = sorted({*kept, *float16.DEFAULT_OP_BLOCK_LIST})
+    return float16.convert_float_to_float16(
+        model, keep_io_types=True, op_block_list=blocked, node_block_list=sorted(untouched)
+    )
+
+
+def _quantised(model: Any, untouched: set[str], calibration: Feeds) -> Any:
+    library: Any = import_module("onnxruntime.quantization")
+    onnx = import_module("onnx")
+    with TemporaryDirectory(prefix="splitveil-") as folder:
+        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        onnx.save(model, source)
+        library.quantize_static(
+            str(source),
+            str(target),
+            _reader(library, calibration),
+            op_types_to_quantize=list(_PRODUCTS),
+            nodes_to_exclude=sorted(untouched),
+            per_channel=True,
+        )
+        return onnx.load(target)
+
+
+def _reader(library: Any, calibration: Feeds) -> Any:
+    """The batches as the library wants them: one by one, then None."""
+
+    class Reader(library.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._batches = iter(calibration)
+
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            return next(self._batches, None)
+
+    return Reader()
+
+
+def _save(model: Any, temporary: Path) -> None:
+    temporary.write_bytes(model.SerializeToString())
