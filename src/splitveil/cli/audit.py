@@ -14,6 +14,7 @@ from splitveil.cli.engines import Address, CpusPerRun, GpusPerRun, Retries, make
 from splitveil.errors import CheckFailedError, UsageError
 
 if TYPE_CHECKING:
+    from splitveil.audit.people_record import PeopleRecord
     from splitveil.audit.record import AuditRecord
     from splitveil.experiments.engines.jobs import Engine
     from splitveil.experiments.target import Target
@@ -57,6 +58,9 @@ def audit(
     lpips_weights: Annotated[
         Path | None, typer.Option(help="A safetensors file of weights to measure LPIPS with.")
     ] = None,
+    people: Annotated[
+        bool, typer.Option("--people", help="Labels are people: look for them by their releases, too.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the attacks.")] = 0,
     model: Annotated[str | None, typer.Option(help="A factory outside splitveil that you trust.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; the first GPU by default.")] = None,
@@ -86,7 +90,10 @@ def audit(
     chosen = _engine(engine, device, address, cpus_per_run, gpus_per_run, retries)
     failed: dict[str, str] = {}
     encoders = [text for text in subjects if _names_an_encoder(text)]
+    searched: list[PeopleRecord] = []
     if encoders:
+        if people:
+            raise UsageError("expected --people with runs only, got it with an encoder: drop it")
         _check_encoder(subjects, out, undefended, device or engine)
         assert out is not None
         trust(encoders[0] if ":" in encoders[0] and "//" not in encoders[0] else None)
@@ -125,11 +132,19 @@ def audit(
             found = _one_by_one(records, beside, recipe, device, settings)
         else:
             found, failed = _on_engine(chosen, records, beside, recipe, settings)
+        if people:
+            from splitveil.audit.people import find_people
+
+            for record in records:
+                watched = _bar(record.name, "people")
+                searched.append(find_people(record, seed=seed, observer=watched, device=device, trusted=model))
     if json_:
-        echo_json([item.model_dump(mode="json") for item in found])
+        echo_json([item.model_dump(mode="json") for item in (*found, *searched)])
     else:
         for item in found:
             _show(item)
+        for whose in searched:
+            _show_people(whose)
     for name, error in failed.items():
         typer.echo(f"failed: {name}: {error}")
     if failed:
@@ -257,6 +272,15 @@ def _show(found: AuditRecord) -> None:
         typer.echo(f"  recognised of the originals: {found.recognition_ceiling.mean:.3f}")
     for control in found.controls:
         typer.echo(f"  {control.state:<14} {control.title}: {control.detail}")
+
+
+def _show_people(found: PeopleRecord) -> None:
+    score = found.by_person
+    typer.echo(
+        f"people of {found.subject}: found {score.mean:.1%} [{score.low:.1%}, {score.high:.1%}] of the time, "
+        f"chance {found.chance:.1%}, from the raw pictures {found.ceiling.mean:.1%}; "
+        f"galleries of {max(found.galleries)} people"
+    )
 
 
 def _row(attack: AttackResult, needs: Sequence[str], beyond: Sequence[str]) -> list[str]:

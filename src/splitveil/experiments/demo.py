@@ -43,7 +43,8 @@ def check_demo_folder(out: Path) -> None:
         raise OutputError(f"expected a folder for the demo at '{out}', got a file: choose another --out")
     names = [defense.name for defense in DEFENSES]
     found = others(out, PAGE) if out.is_dir() else []
-    strange = [name for name in found if name not in {*names, PAGE, "curves"} and not name.startswith(".")]
+    ours = {*names, PAGE, *(Path(PAGE).with_suffix(end).name for end in (".json", ".csv")), "curves"}
+    strange = [name for name in found if name not in ours and not name.startswith(".")]
     if strange:
         raise OutputError(
             f"expected an empty or new folder, or an earlier demo, at '{out}', got other files "

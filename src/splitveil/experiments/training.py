@@ -21,6 +21,7 @@ from splitveil.experiments.building import BuiltRun, build_run, check_fit, compl
 from splitveil.experiments.devices import Accelerator, check_devices, spread
 from splitveil.experiments.environment import describe_environment, pick_device
 from splitveil.experiments.folder import EventLog, check_apart, check_folder, claim
+from splitveil.experiments.projections import project_features
 from splitveil.experiments.scoring import as_result, score_model
 from splitveil.experiments.storage import save_model
 from splitveil.files import write_with
@@ -29,7 +30,7 @@ from splitveil.metrics.payload import payload_bytes
 from splitveil.metrics.summary import summarize
 from splitveil.modes import evaluating
 from splitveil.noise import SeededNoise
-from splitveil.records import PREDICTIONS, Evaluation, RunRecord
+from splitveil.records import PREDICTIONS, PROJECTIONS, Evaluation, RunRecord
 from splitveil.rng import Rng
 from splitveil.specs import DataSpec, RunSpec
 from splitveil.split_model import SplitModel
@@ -198,8 +199,11 @@ def _train(ranks: Ranks, device: torch.device, listener: Observer, job: _Job, ru
 def _score(model: SplitModel, job: _Job, device: torch.device, elapsed_s: float) -> None:
     """Write predictions and evaluation."""
     spec, data, task, record = job.spec, job.data, Classification(), RunRecord(job.out)
-    scores = score_model(model, task, Pictures(data.splits.test, device), Rng(spec.seed).child("evaluate", "noise"))
+    test, key = Pictures(data.splits.test, device), Rng(spec.seed).child("evaluate")
+    scores = score_model(model, task, test, key.child("noise"))
     write_with(job.out / PREDICTIONS, lambda temporary: save_file({"accuracy": scores.float().contiguous()}, temporary))
+    points = project_features(model, test, key.child("projection"))
+    write_with(job.out / PROJECTIONS, lambda temporary: save_file(points, temporary))
     record.write("evaluation.json", _evaluate(model, scores, data, spec, elapsed_s))
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from splitveil import __version__
 from splitveil.experiments.compare.record import Interval, PointRecord
 from splitveil.experiments.planning.record import CutRecord, PlanRecord
-from splitveil.report.build import write_page
+from splitveil.report.build import write_plain_page
 from splitveil.report.plots import Point, scatter_plot
 from splitveil.report.tables import Cell
 from splitveil.report.wording import DASH, fixed, joined, percent, scalar, size_bytes
@@ -62,7 +62,7 @@ def build_plan_report(record: PlanRecord, out: Path) -> Path:
         "rows": [_row(cut) for cut in record.cuts],
         "unconverged": any(cut.point is not None and cut.point.unconverged for cut in record.cuts),
     }
-    return write_page(Path(out), variables, template="cuts.html.j2")
+    return write_plain_page(Path(out), "cuts.html.j2", variables)
 
 
 def _row(cut: CutRecord) -> dict[str, Any]:
