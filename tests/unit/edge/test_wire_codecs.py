@@ -17,7 +17,7 @@ from splitveil_edge.wire import Float32Wire, QuantisedWire
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(
     shape=SHAPES,
     bits=st.integers(1, 16),
