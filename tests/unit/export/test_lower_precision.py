@@ -50,7 +50,7 @@ def test_the_edge_is_close_and_its_noise_is_float32(
 def test_the_cloud_is_close_and_smaller(bundle: Path, tmp_path: Path, precision: Precision, tolerance: float) -> None:
     file = Path(shutil.copy(bundle / CLOUD, tmp_path / CLOUD))
     r = release(bundle / EDGE, NOISE).astype(np.float32)
-    lower_precision(file, precision, [], [{"r": r}])
+    lower_precision(file, precision, None, [{"r": r}])
     before, after = (run_onnx(path, {"r": r})["reply"] for path in (bundle / CLOUD, file))
     assert 0 < np.abs(before - after).max() < tolerance
     assert file.stat().st_size < 0.75 * (bundle / CLOUD).stat().st_size
