@@ -110,9 +110,17 @@ class Passport:
 
     @property
     def release_nats(self) -> float | None:
-        """The most that one release can tell of its picture, nats: the least certificate on the card, or None."""
+        """The most that one release can tell of its picture, nats: the least certificate on the card, or None.
+
+        What was computed from features of test pictures was computed from the head in fp32, and counts for that alone.
+        """
         statements = (self.certificates or {}).get("statements", ())
-        values = [float(item["value"]) for item in statements if _bounds_one_release(item)]
+        exact = self.precision["edge"] == "fp32"
+        values = [
+            float(item["value"])
+            for item in (statements if isinstance(statements, list) else ())
+            if _bounds_one_release(item) and (exact or item.get("n") is None)
+        ]
         return min(values, default=None)
 
     def check_files(self, folder: Path, names: Iterable[str]) -> None:

@@ -92,13 +92,13 @@ class QuantisedWire:
         """``(n, *r)`` to ``(n, bytes)``."""
         values = _checked(r, self._release)
         share = (values.clip(self._low, self._high) - self._low) / self._span
-        levels = np.rint(share * self._levels).astype(np.uint16).reshape(len(values), -1)
+        levels = np.rint(share * self._levels).astype(np.uint16).reshape(len(values), self._count)
         if self._bits == 8:
             whole: NDArray[np.uint8] = levels.astype(np.uint8)
             return whole
         shifts = np.arange(self._bits - 1, -1, -1, dtype=np.uint16)
         ones = ((levels[:, :, None] >> shifts) & 1).astype(np.uint8)
-        return np.packbits(ones.reshape(len(values), -1), axis=1)
+        return np.packbits(ones.reshape(len(values), self._count * self._bits), axis=1)
 
     def decode(self, sent: NDArray[Any]) -> NDArray[np.float32]:
         """``(n, bytes)`` to ``(n, *r)``."""
@@ -109,10 +109,10 @@ class QuantisedWire:
             )
         levels = sent.astype(np.float32) if self._bits == 8 else self._unpacked(sent)
         values: NDArray[np.float32] = self._low + levels / self._levels * self._span
-        return values.reshape(-1, *self._release)
+        return values.reshape(len(sent), *self._release)
 
     def _unpacked(self, sent: NDArray[np.uint8]) -> NDArray[np.float32]:
-        ones = np.unpackbits(sent, axis=1)[:, : self._bits * self._count].reshape(-1, self._count, self._bits)
+        ones = np.unpackbits(sent, axis=1)[:, : self._bits * self._count].reshape(len(sent), self._count, self._bits)
         weights = (2 ** np.arange(self._bits - 1, -1, -1)).astype(np.float32)
         levels: NDArray[np.float32] = ones.astype(np.float32) @ weights
         return levels

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from packaging.requirements import Requirement
 from PIL import Image
 
 from splitveil.audit.record import AuditRecord
@@ -110,12 +110,8 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             place = Path(str(found.locate_file(top)))
             if place.exists() and not (site / top).exists():
                 (site / top).symlink_to(place)
-        needed = [text for text in found.requires or () if "extra ==" not in text]
-        wanted += [
-            re.split(r"[ ;<>=!~\[(]", text)[0]
-            for text in needed
-            if "python_version <" not in text and "python_full" not in text
-        ]
+        needed = [Requirement(text) for text in found.requires or ()]
+        wanted += [item.name for item in needed if item.marker is None or item.marker.evaluate({"extra": ""})]
     (site / "splitveil_edge").symlink_to(SOURCE / "splitveil_edge")
     return {"PATH": os.environ["PATH"], "PYTHONPATH": str(site)}
 

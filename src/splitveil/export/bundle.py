@@ -132,7 +132,7 @@ def _fill(
     export_finish(model, folder / FINISH)
     edge, cloud = _calibration(model, Pictures(data.splits.train))
     lower_precision(folder / EDGE, precision, [spec.name for spec in model.noise_specs], edge)
-    lower_precision(folder / CLOUD, precision, [], cloud)
+    lower_precision(folder / CLOUD, precision, None, cloud)
     values = [batch["r"] for batch in cloud]
     facts = {
         **facts,

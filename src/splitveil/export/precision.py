@@ -28,16 +28,17 @@ Feeds = Sequence[dict[str, NDArray[np.float32]]]
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
-def lower_precision(file: Path, precision: Precision, noises: Sequence[str], calibration: Feeds) -> None:
+def lower_precision(file: Path, precision: Precision, noises: Sequence[str] | None, calibration: Feeds) -> None:
     """Rewrite a graph in place, whole or not at all.
 
-    Only convolutions and matrix products that no noise reaches change. Clip and noise stay float32, since what is
-    certified rests on them: noise of few bits is another noise.
+    In an edge, only convolutions and matrix products that no noise reaches change. Clip and noise stay
+    float32, since what is certified rests on them: noise of few bits is another noise. A cloud in fp16 computes in half
+    floats throughout, as a GPU does.
 
     Args:
         file: of the graph.
         precision: ``fp32`` leaves it alone.
-        noises: names of its inputs that are noise.
+        noises: names of the inputs of an edge that are noise; None for a cloud.
         calibration: inputs that int8 takes its ranges from.
 
     Raises:
@@ -51,10 +52,13 @@ def lower_precision(file: Path, precision: Precision, noises: Sequence[str], cal
             raise MissingExtraError(package, "export", f"exporting in {precision}")
     onnx = import_module("onnx")
     model = onnx.load(file)
-    untouched = reached_by(model.graph, noises)
+    untouched = reached_by(model.graph, noises or ())
     metadata = {item.key: item.value for item in model.metadata_props}
     try:
-        lowered = _halved(model, untouched) if precision == "fp16" else _quantised(model, untouched, calibration)
+        if precision == "int8":
+            lowered = _quantised(model, untouched, calibration)
+        else:
+            lowered = _with_half_weights(model, untouched) if noises is not None else _halved(model)
     except Exception as error:  # the converters raise whatever they meet
         raise InputError(f"cannot convert '{file.name}' to {precision}: {error}; export it as fp32") from error
     onnx.helper.set_model_props(lowered, metadata)
@@ -71,13 +75,39 @@ def reached_by(graph: Any, inputs: Sequence[str]) -> set[str]:
     return nodes
 
 
-def _halved(model: Any, untouched: set[str]) -> Any:
+def _halved(model: Any) -> Any:
+    """A graph that computes in half floats, with inputs and outputs of float32."""
     float16: Any = import_module("onnxruntime.transformers.float16")
-    kept = {node.op_type for node in model.graph.node} - set(_PRODUCTS)
-    blocked = sorted({*kept, *float16.DEFAULT_OP_BLOCK_LIST})
-    return float16.convert_float_to_float16(
-        model, keep_io_types=True, op_block_list=blocked, node_block_list=sorted(untouched)
-    )
+    return float16.convert_float_to_float16(model, keep_io_types=True)
+
+
+def _with_half_weights(model: Any, untouched: set[str]) -> Any:
+    """A graph whose products have weights of half floats and compute in float32.
+
+    The library's conversion would cast every input to half floats first, the noise too.
+    """
+    onnx = import_module("onnx")
+    graph, weights = model.graph, {item.name: item for item in model.graph.initializer}
+    casts: dict[str, Any] = {}
+    for node in graph.node:
+        if node.op_type not in _PRODUCTS or node.name in untouched:
+            continue
+        for place, name in enumerate(node.input):
+            weight = weights.get(name)
+            if weight is not None and weight.data_type == onnx.TensorProto.FLOAT:
+                casts[name] = onnx.helper.make_node("Cast", [f"{name}.half"], [f"{name}.float"], to=weight.data_type)
+                node.input[place] = f"{name}.float"
+    for name in casts:
+        half = onnx.numpy_helper.to_array(weights[name]).astype(np.float16)
+        graph.initializer.append(onnx.numpy_helper.from_array(half, f"{name}.half"))
+    used = {name for node in graph.node for name in node.input}
+    nodes = [*casts.values(), *graph.node]
+    kept = [item for item in graph.initializer if item.name in used or item.name.endswith(".half")]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+    onnx.checker.check_model(model)
+    return model
 
 
 def _quantised(model: Any, untouched: set[str], calibration: Feeds) -> Any:

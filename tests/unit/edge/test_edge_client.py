@@ -71,7 +71,7 @@ def test_the_async_client_does_the_same(bundle: Path) -> None:
 
 
 def test_quantised_releases_travel_packed(tmp_path: Path) -> None:
-    folder = make_bundle(tmp_path, bits=8)
+    folder = make_bundle(tmp_path, finish=True, bits=8)
     cloud = Cloud(folder)
     with client_of(folder, cloud) as client:
         assert client.predict(X).shape == (3, 10)
@@ -279,7 +279,7 @@ def test_tokens_that_cannot_stand_in_a_header(bundle: Path, token: str) -> None:
 
 @pytest.mark.parametrize(("bits", "tensor"), [(None, 1024), (8, 256)])
 def test_few_bytes_go_over_the_wire_beyond_the_tensor(tmp_path: Path, bits: int | None, tensor: int) -> None:
-    folder = make_bundle(tmp_path, bits=bits)
+    folder = make_bundle(tmp_path, finish=True, bits=bits)
     with counting_server(Cloud(folder)) as (server, received), EdgeClient(folder, server, token="t" * 43) as client:
         for _ in range(2):
             assert client.predict(X[:1]).shape == (1, 10)
@@ -290,7 +290,7 @@ def test_few_bytes_go_over_the_wire_beyond_the_tensor(tmp_path: Path, bits: int 
 
 
 def test_large_tensors_cost_little(tmp_path: Path) -> None:
-    folder = make_bundle(tmp_path)
+    folder = make_bundle(tmp_path, finish=True)
     with counting_server(Cloud(folder)) as (server, received), EdgeClient(folder, server, token="t" * 43) as client:
         client.predict(np.repeat(X[:1], 16, axis=0))
     assert len(received[1]) < 1.05 * 16 * 1024

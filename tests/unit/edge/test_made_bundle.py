@@ -34,7 +34,7 @@ def test_it_can_be_read_and_run(tmp_path: Path) -> None:
 
 
 def test_changes_reach_the_passport(tmp_path: Path) -> None:
-    folder = make_bundle(tmp_path, expires="2025-02-01T00:00:00Z", name="other")
+    folder = make_bundle(tmp_path, finish=True, expires="2025-02-01T00:00:00Z", name="other")
     assert read_passport(folder, now=datetime(2025, 1, 2, tzinfo=UTC)).name == "other"
     with pytest.raises(TrustError, match="expired at 2025-02-01"):
         read_passport(folder)

@@ -17,12 +17,12 @@ from splitveil_edge.wire import Float32Wire, QuantisedWire
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(
     shape=SHAPES,
     bits=st.integers(1, 16),
     low=st.floats(-10, 9, width=32),
-    span=st.floats(0.01, 20, width=32),
+    span=st.floats(0.0625, 20, width=32),
     n=st.integers(0, 3),
     data=st.data(),
 )
@@ -35,8 +35,7 @@ def test_quantised_bytes_and_values_are_those_of_torch(
     sent = wire.encode(r)
     assert (sent.dtype, sent.shape) == (np.uint8, (n, *wire.shape))
     assert sent.tobytes() == codec.encode(torch.from_numpy(r))
-    expected = codec.decode(sent.tobytes(), spec).numpy() if n else np.zeros((0, *shape), np.float32)
-    np.testing.assert_array_equal(wire.decode(sent), expected)
+    np.testing.assert_array_equal(wire.decode(sent), codec.decode(sent.tobytes(), spec).numpy())
 
 
 @settings(deadline=None)
