@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from splitveil_edge.noise import Noise
     from splitveil_edge.passport import Passport
 
-__all__ = ["main"]
+__all__ = ["main", "read_token"]
 
 _INTERRUPTED = 130
 _TOKEN = "SPLITVEIL_TOKEN"
@@ -96,7 +96,7 @@ def _infer(options: argparse.Namespace) -> int:
     with EdgeClient(
         options.bundle,
         options.server,
-        token=_token(options.token_file),
+        token=read_token(options.token_file),
         ca=options.ca,
         plain=options.plain,
         public_key=_key(options.public_key),
@@ -146,8 +146,8 @@ def _described(file: Path, row: NDArray[np.float32], passport: Passport, top: in
     return {"picture": str(file), "classes": classes}
 
 
-def _token(file: Path | None) -> str | None:
-    """Never an argument: those can be seen in the list of processes."""
+def read_token(file: Path | None) -> str | None:
+    """The token of a file, or of the environment; never of an argument: those show in the list of processes."""
     if file is None:
         return os.environ.get(_TOKEN) or None
     return _read(file, "a token").decode("utf-8", "replace").strip()

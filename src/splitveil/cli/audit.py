@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,7 @@ from splitveil.errors import CheckFailedError, UsageError
 
 if TYPE_CHECKING:
     from splitveil.audit.record import AuditRecord
+    from splitveil.experiments.target import Target
     from splitveil.records import AttackResult
     from splitveil.training.observer import Observer
 
@@ -22,7 +23,7 @@ def audit(
     subjects: Annotated[
         list[str],
         typer.Argument(
-            help="Folders of runs, or one encoder: file.onnx, pairs.safetensors, http(s)://address, module:factory."
+            help="Folders of runs, or one encoder: bundle/, file.onnx, pairs.safetensors, http(s)://…, module:factory."
         ),
     ],
     suite: Annotated[str, typer.Option(help="quick, standard or strong; see  splitveil list suites.")] = "standard",
@@ -46,6 +47,11 @@ def audit(
     data: Annotated[str | None, typer.Option(help="Pictures for an encoder; see  splitveil train --help.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The most pictures to use for an encoder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the audit of an encoder; a run keeps its own.")] = None,
+    server: Annotated[
+        str | None, typer.Option(help="Replay the audited releases of a bundle through this server, https://host:port.")
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the server's bearer token.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="Certificates to trust the server by, PEM.")] = None,
     lpips_weights: Annotated[
         Path | None, typer.Option(help="A safetensors file of weights to measure LPIPS with.")
     ] = None,
@@ -87,9 +93,12 @@ def audit(
                 limit=limit,
                 seed=seed,
                 observe=partial(_bar, Path(encoders[0]).name),
+                after=_replayed(encoders[0], out, server, token_file, ca),
             )
         ]
     else:
+        if server is not None:
+            raise UsageError("expected --server with a bundle only, got it with a run: export the run first")
         if data is not None or out is not None or limit is not None:
             raise UsageError("expected --data, --limit and --out with an encoder only, got them with a run: drop them")
         trust(model)
@@ -121,6 +130,8 @@ def audit(
 
 
 def _names_an_encoder(text: str) -> bool:
+    if (Path(text) / "passport.json").is_file():
+        return True
     return not Path(text).is_dir() and (text.endswith((".onnx", ".safetensors")) or ":" in text)
 
 
@@ -131,6 +142,32 @@ def _check_encoder(subjects: Sequence[str], out: Path | None, undefended: Path |
         raise UsageError("expected --out for the audit of an encoder, got none: name a folder")
     if undefended is not None or device is not None:
         raise UsageError("expected no --undefended and no --device with an encoder, got one: drop it")
+
+
+def _replayed(
+    text: str, out: Path, server: str | None, token_file: Path | None, ca: Path | None
+) -> Callable[[Target], None]:
+    """What happens after the audit of an encoder."""
+    if server is None:
+        return lambda _: None
+    if not (Path(text) / "passport.json").is_file():
+        raise UsageError("expected --server with a bundle, got another encoder: only a bundle says what is served")
+    from splitveil.audit.replay import replay_releases
+    from splitveil_edge.cli import read_token
+    from splitveil_edge.client import EdgeClient
+
+    client = EdgeClient(text, server, token=read_token(token_file), ca=ca)  # before hours of attacks, not after them
+    client.meet()
+
+    def replay(target: Target) -> None:
+        found = replay_releases(target, bundle=Path(text), client=client, out=out)
+        typer.echo(
+            f"replayed {found.releases} releases through {found.server}: replies within {found.largest_difference:.2g} "
+            f"of cloud.onnx, {found.same_predictions:.1%} of predictions the same",
+            err=True,
+        )
+
+    return replay
 
 
 def _bar(name: str, part: str) -> Observer:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,15 +86,32 @@ def _quantised(model: Any, untouched: set[str], calibration: Feeds) -> Any:
     with TemporaryDirectory(prefix="splitveil-") as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
-        library.quantize_static(
-            str(source),
-            str(target),
-            _reader(library, calibration),
-            op_types_to_quantize=list(_PRODUCTS),
-            nodes_to_exclude=sorted(untouched),
-            per_channel=True,
-        )
+        with _without_advice():
+            library.quantize_static(
+                str(source),
+                str(target),
+                _reader(library, calibration),
+                op_types_to_quantize=list(_PRODUCTS),
+                nodes_to_exclude=sorted(untouched),
+                per_channel=True,
+                reduce_range=True,
+            )
         return onnx.load(target)
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Mute the library's advice to rewrite the graph first: it speaks through the root logger, to who cannot act."""
+    root = logging.getLogger()
+    root.addFilter(_is_no_advice)
+    try:
+        yield
+    finally:
+        root.removeFilter(_is_no_advice)
+
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    return "pre-processing" not in record.getMessage()
 
 
 def _reader(library: Any, calibration: Feeds) -> Any:
