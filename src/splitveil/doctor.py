@@ -63,6 +63,8 @@ def _packages() -> list[Finding]:
     for text in requires(_DISTRIBUTION) or []:
         requirement = Requirement(text)
         extra = _extra_of(requirement)
+        if requirement.name == _DISTRIBUTION:  # an extra that takes in another
+            continue
         if extra is not None:
             extras.setdefault(extra, []).append(requirement)
         elif (lack := _lack(requirement)) is not None:

@@ -23,7 +23,7 @@ from splitveil_edge.passport import CLOUD, PASSPORT, SIGNATURE
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["Replicas", "deploy", "serve_on_ray"]
+__all__ = ["Replicas", "deploy", "serve_on_ray", "take_down"]
 
 _APP = "splitveil"
 _HEALTH_S = 2.0
@@ -112,9 +112,14 @@ def serve_on_ray(bundle: str | Path, settings: ServeSettings, place: Place, repl
             pass
     finally:
         signal.signal(signal.SIGTERM, before)
-        import_module("ray.serve").shutdown()
-        import_module("ray").shutdown()
+        take_down()
         log(logging.INFO, "stopped")
+
+
+def take_down() -> None:
+    """End what `deploy` started: requests that run may end, the connection to Ray is closed."""
+    import_module("ray.serve").shutdown()
+    import_module("ray").shutdown()
 
 
 def _builder(files: Any, settings: ServeSettings) -> Callable[[], FastAPI]:

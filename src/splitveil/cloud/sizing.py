@@ -55,20 +55,22 @@ def measure_sizing(served: Served, settings: ServeSettings) -> ServeSettings:
     return settings.sized(best.max_batch, best.slots, best.threads)
 
 
-def measure(tail: Tail, served: Served, sizes: Sequence[int], slots: int, threads: int) -> list[Sizing]:
-    """Rows per second with `slots` batches at a time, for each size; warm."""
+def measure(
+    tail: Tail, served: Served, sizes: Sequence[int], slots: int, threads: int, least_s: float = _LEAST_S
+) -> list[Sizing]:
+    """Rows per second with `slots` batches at a time, for each size; warm, for at least so many seconds."""
     found: list[Sizing] = []
     with ThreadPoolExecutor(slots) as pool:
         for size in sizes:
             rows = sample_releases(served.passport, size)
             tail(rows)
             rounds, begun = 0, perf_counter()
-            while rounds == 0 or perf_counter() - begun < _LEAST_S:
+            while rounds == 0 or perf_counter() - begun < least_s:
                 list(pool.map(tail, [rows] * slots))
                 rounds += 1
             took = perf_counter() - begun
             found.append(Sizing(size, slots, threads, rounds * slots * size / took))
-            if took > _MOST_S:
+            if took > max(_MOST_S, 2 * least_s):
                 break
     return found
 

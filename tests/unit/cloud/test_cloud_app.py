@@ -192,7 +192,8 @@ def test_without_a_declared_range_all_finite_features_pass(tmp_path: Path) -> No
 
 
 def test_a_quantised_release_travels_as_bytes(tmp_path: Path) -> None:
-    bundle = cloud_bundle(tmp_path / "bundle", bits=8)
+    codec = {"name": "quantise", "bits": 8, "low": -0.5, "high": 1.5}
+    bundle = cloud_bundle(tmp_path / "bundle", codec=codec)  # the graph behind it is the same
     app = create_app(bundle, SMALL)
     wire = wire_codec(read_passport(bundle))
     sent = wire.encode(R)
