@@ -31,8 +31,15 @@ def take_step(optimiser: torch.optim.Optimizer, loss: Tensor, comm: Comm = ALONE
     if comm.world_size > 1:
         gradients = _averaged(gradients, comm)
     for parameter, gradient in zip(moved, gradients, strict=True):
-        parameter.grad = gradient
+        parameter.grad = _laid_out(gradient, parameter)
     optimiser.step()
+
+
+def _laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """As the parameter lies in memory: fused kernels walk through both side by side, and check nothing."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _averaged(gradients: tuple[Tensor, ...], comm: Comm) -> tuple[Tensor, ...]:

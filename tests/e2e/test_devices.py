@@ -18,6 +18,7 @@ from splitveil.errors import InputError, MissingExtraError, TrainingError, Usage
 from splitveil.experiments import devices as devices_module
 from splitveil.experiments.devices import check_devices
 from splitveil.experiments.training import train_run
+from splitveil.records import RunRecord
 from splitveil.specs import AugmentSpec, DataSpec, ModelSpec, PlugInSpec, RunSpec, TrainingSpec
 from splitveil.training.observer import Observer
 
@@ -78,30 +79,41 @@ def test_nothing_is_written_where_devices_are_missing(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.long
-def test_two_devices_make_the_run_that_one_makes_and_go_on_where_they_were_killed(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Heard]:
+    """A run on two devices that nothing interrupted."""
     pytest.importorskip("lightning_fabric")
-    one = train_run(SPEC, tmp_path / "one", device="cpu")
-    heard = Heard()
-    two = train_run(SPEC, tmp_path / "two", observer=heard, devices=2, accelerator="cpu")
+    out, heard = tmp_path_factory.mktemp("two") / "run", Heard()
+    train_run(SPEC, out, observer=heard, devices=2, accelerator="cpu")
+    return out, heard
+
+
+@pytest.mark.long
+def test_two_devices_make_the_run_that_one_makes(two: tuple[Path, Heard], tmp_path: Path) -> None:
+    out, heard = two
+    one = train_run(SPEC, tmp_path / "one", device="cpu").evaluation
+    both = RunRecord.open(out).evaluation
     assert [epoch["epoch"] for epoch in heard.epochs] == [0, 1, 2]
     assert heard.started[-1] == ("train", heard.steps, 0)
-    assert two.evaluation is not None
-    assert one.evaluation is not None
-    assert two.evaluation.accuracy.mean == pytest.approx(one.evaluation.accuracy.mean, abs=0.02)
-    for alone, together in zip(_weights(tmp_path / "one"), _weights(tmp_path / "two"), strict=True):
+    assert one is not None
+    assert both is not None
+    assert both.accuracy.mean == pytest.approx(one.accuracy.mean, abs=0.02)
+    for alone, together in zip(_weights(tmp_path / "one"), _weights(out), strict=True):
         torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-3)
-    assert json.loads((tmp_path / "two" / "env.json").read_text())["processes"] == 2
+    assert json.loads((out / "env.json").read_text())["processes"] == 2
 
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_killed_process_is_named_and_the_run_goes_on(two: tuple[Path, Heard], tmp_path: Path) -> None:
+    whole, out = two[0], tmp_path / "killed"
     with pytest.raises(TrainingError, match=r"was killed \(SIGKILL\).*run the same again"):
-        train_run(SPEC, tmp_path / "killed", observer=Heard(last=7), devices=2, accelerator="cpu")
-    assert (tmp_path / "killed" / "state" / "checkpoint.safetensors").is_file()
-    train_run(SPEC, tmp_path / "killed", devices=2, accelerator="cpu")
+        train_run(SPEC, out, observer=Heard(last=7), devices=2, accelerator="cpu")
+    assert (out / "state" / "checkpoint.safetensors").is_file()
+    train_run(SPEC, out, devices=2, accelerator="cpu")
     for name in ("weights.safetensors", "events.jsonl", "spec.json"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
-    assert sorted(file.name for file in (tmp_path / "killed").iterdir()) == sorted(
-        file.name for file in (tmp_path / "two").iterdir()
-    )
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    assert {file.name for file in out.iterdir()} == {file.name for file in whole.iterdir()}
 
 
 def _weights(out: Path) -> list[torch.Tensor]:

@@ -153,6 +153,8 @@ def _explain(failure: Any, faults: dict[int, tuple[str, str]], devices: int) -> 
     which = f"process {rank + 1} of {devices}"
     if code == _INTERRUPTED:
         return KeyboardInterrupt()
+    if rank not in faults and code is None:
+        return TrainingError(f"{which} failed before its work began: {str(failure).strip().splitlines()[-1]}")
     if rank not in faults:
         signal = getattr(failure, "signal_name", None)
         how = f"was killed ({signal})" if signal else f"ended with exit code {code}"

@@ -70,8 +70,8 @@ class Adversary(nn.Module):
         for parameter, mean, square in zip(self._moved, first, second, strict=True):
             self._optimiser.state[parameter] = {
                 "step": steps[0].to(parameter.device, copy=True),
-                "exp_avg": mean.reshape(parameter.shape).to(parameter).clone(),
-                "exp_avg_sq": square.reshape(parameter.shape).to(parameter).clone(),
+                "exp_avg": torch.empty_like(parameter).copy_(mean.reshape(parameter.shape)),
+                "exp_avg_sq": torch.empty_like(parameter).copy_(square.reshape(parameter.shape)),
             }
 
     @property
