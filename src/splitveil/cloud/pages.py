@@ -33,7 +33,7 @@ _TYPES = {
     ".wasm": "application/wasm",
     ".json": "application/json",
     ".onnx": "application/octet-stream",
-    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
 }
 _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
