@@ -44,7 +44,7 @@ def watched() -> Iterator[Watched]:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(120_000)
         found = Watched(page)
-        page.on("request", found.requests.append)
+        page.on("request", lambda request: found.requests.append(request))  # a bound method of a list is refused
         page.on(
             "console", lambda line: found.complaints.append(line.text) if line.type in ("error", "warning") else None
         )

@@ -99,6 +99,13 @@ def ready(watched: Watched, url: str) -> Any:
     return page
 
 
+def pick(page: Any, place: int) -> None:
+    """Choose a sample, and wait until its first release was sent and shown."""
+    page.evaluate("document.getElementById('averaging').textContent = ''")
+    page.locator(f"[data-sample='{place}']").click()
+    settled(page, 1)
+
+
 def settled(page: Any, count: int) -> None:
     """Until so many releases of the picture were sent and shown."""
     page.wait_for_function(f"document.getElementById('averaging').textContent.startsWith('{count} release')")
@@ -110,8 +117,7 @@ def test_the_page_is_isolated_and_accessible(watched: Watched, url: str, axe: st
     assert {request.url.split("/")[2] for request in watched.requests if not request.url.startswith("data:")} == {
         url.removeprefix("http://")
     }
-    page.locator("[data-sample='3']").click()
-    settled(page, 1)
+    pick(page, 3)
     assert watched.complaints == []
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
@@ -123,8 +129,7 @@ def test_the_page_is_isolated_and_accessible(watched: Watched, url: str, axe: st
 def test_no_pixel_leaves_the_page(watched: Watched, url: str, made: Made) -> None:
     page, passport = ready(watched, url), read_passport(made.bundle)
     before = len(watched.requests)
-    page.locator("[data-sample='3']").click()
-    settled(page, 1)
+    pick(page, 3)
     page.get_by_role("button", name="10 times").click()
     settled(page, 11)
     posts = [request for request in watched.requests[before:] if request.method != "GET"]
@@ -181,6 +186,7 @@ def test_the_answer_is_the_model_s(watched: Watched, url: str, made: Made) -> No
     """With so little noise that it decides nothing, the page names the class that torch names."""
     record = RunRecord.open(made.defended)
     model, page = load_model(record, load_data_spec(record.spec.data)), ready(watched, url)
+    page.locator("#scale").fill("-2")
     for place, sample in enumerate(json.loads((made.bundle / "live" / PAGE).read_bytes())["samples"][:5]):
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(sample["png"]))), np.float32) / 255
         with torch.no_grad():
@@ -188,9 +194,7 @@ def test_the_answer_is_the_model_s(watched: Watched, url: str, made: Made) -> No
             logits = model.predict(model.simulate(torch.from_numpy(pixels)[None, None], zero))[0]
         if float(logits.topk(2).values.diff().abs()) < 2:
             continue  # noise may decide
-        page.locator("#scale").fill("-2")
-        page.locator(f"[data-sample='{place}']").click()
-        settled(page, 1)
+        pick(page, place)
         assert page.locator("#label").inner_text() == record.evaluation.class_names[int(logits.argmax())]  # type: ignore[union-attr]
 
 
@@ -206,8 +210,7 @@ def test_the_certificate_follows_noise_and_releases(watched: Watched, url: str) 
     assert float(shown.inner_text()) == pytest.approx(certified(0.1, 1), abs=1)
     page.locator("#scale").fill("2")
     assert float(shown.inner_text()) == pytest.approx(certified(0.4, 1), abs=1)
-    page.locator("[data-sample='0']").click()
-    settled(page, 1)
+    pick(page, 0)
     page.get_by_role("button", name="100 times").click()
     settled(page, 101)
     told = float(shown.inner_text())
@@ -239,8 +242,7 @@ def test_a_quantised_wire_is_packed_as_the_edge_packs_it(
         assert packed == wire.encode(r)[0].tolist()
         unpacked = page.evaluate("(b) => [...splitveil.wire.decode(Uint8Array.from(b))]", packed)
         assert np.allclose(np.array(unpacked, np.float32), wire.decode(wire.encode(r))[0].ravel(), atol=1e-6)
-        page.locator("[data-sample='1']").click()
-        settled(page, 1)
+        pick(page, 1)
         assert page.locator("#undefended-figure").is_hidden()
 
 

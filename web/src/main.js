@@ -98,6 +98,7 @@ async function again(times) {
 function restart() {
   state.mean = null;
   state.count = 0;
+  $("averaging").textContent = "";
 }
 
 async function take(x) {
