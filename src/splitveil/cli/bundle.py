@@ -1,4 +1,4 @@
-"""``splitveil bundle verify|part|keygen``."""
+"""``splitveil bundle verify|part|live|keygen``."""
 
 from __future__ import annotations
 
@@ -59,6 +59,21 @@ def part(
     from splitveil.export.parting import part_bundle
 
     typer.echo(f"{side} side of '{bundle}' in '{part_bundle(bundle, side, out)}'")
+
+
+@app.command("live")
+def live(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle, with both sides.")],
+    run: Annotated[Path, typer.Option(help="The run it came from, attacked with a decoder.")],
+    undefended: Annotated[Path | None, typer.Option(help="A run without a defense, to stand beside it.")] = None,
+    model: Annotated[str | None, typer.Option(help="A factory outside splitveil that you trust.")] = None,
+) -> None:
+    """Add what the live page shows: attackers, sample pictures, the certificate by noise."""
+    from splitveil.export.live import write_live
+
+    trust(model)
+    folder = write_live(bundle, run, undefended, trusted=model)
+    typer.echo(f"live page in '{folder}': look at it with  splitveil serve {bundle} --ui")
 
 
 @app.command("keygen")

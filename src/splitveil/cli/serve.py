@@ -54,6 +54,7 @@ def serve(
     max_delay_ms: Annotated[float, typer.Option(help="That the first of a batch waits for others.")] = 2.0,
     slots: Annotated[int | None, typer.Option(help="Batches at the same time; measured if left out.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of a batch; measured if left out.")] = None,
+    ui: Annotated[bool, typer.Option("--ui", help="The live page too, at /ui/; see  splitveil bundle live.")] = False,
     token_file: Annotated[Path | None, typer.Option(help="Tokens that open the door, one a line.")] = None,
     public_key: Annotated[Path | None, typer.Option(help="Who must have signed the passport, PEM.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
@@ -103,6 +104,7 @@ def serve(
         token_digests=_tokens(token_file),
         public_key=_bytes(public_key),
         limits=limits,
+        ui=ui,
     )
     _check_extra()
     from splitveil.cloud.logs import configure

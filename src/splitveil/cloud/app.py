@@ -16,6 +16,7 @@ from splitveil import __version__
 from splitveil.cloud.description import infer_operation, operation, path_parameters
 from splitveil.cloud.door import Door
 from splitveil.cloud.endpoints import Endpoints, Infer
+from splitveil.cloud.pages import add_pages
 from splitveil.cloud.service import Service
 from splitveil.cloud.settings import ServeSettings
 from splitveil.cloud.tails import open_bundle
@@ -61,6 +62,8 @@ def create_app(bundle: str | Path, settings: ServeSettings | None = None) -> Fas
     )
     app.state.service = service
     _add_routes(app, service)
+    if settings.ui:
+        add_pages(app, service)
     app.add_middleware(Door, service=service)
     app.openapi = _describer(app, service)  # type: ignore[method-assign]
     return app

@@ -84,6 +84,7 @@ class ServeSettings:
         token_digests: sha256 of the tokens that open the door; none leaves it open.
         public_key: of who must have signed the passport, PEM or 32 bytes.
         limits: see there.
+        ui: whether the live page is served too; it needs the device's side of the bundle, and opens it to visitors.
 
     Example:
         >>> ServeSettings(max_batch=8).max_batch
@@ -99,8 +100,11 @@ class ServeSettings:
     token_digests: tuple[bytes, ...] = ()
     public_key: bytes | None = None
     limits: Limits = field(default_factory=Limits)
+    ui: bool = False
 
     def __post_init__(self) -> None:
+        if self.ui and self.token_digests:
+            raise SpecError("expected the live page without tokens, got both: a page keeps no token; leave one out")
         if self.runtime not in ("onnx", "torch"):
             raise SpecError(f"expected the runtime onnx or torch, got '{self.runtime}'")
         if (self.runtime == "torch") != (self.run is not None):
