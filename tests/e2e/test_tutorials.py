@@ -41,10 +41,11 @@ def test_a_loop_of_ones_own_in_plain_pytorch(tmp_path: Path) -> None:
     assert len(plain) == 2
     said = follow(plain, tmp_path)
     assert "'conditional_entropy': " in said
-    assert "(37, 8, 8, 8)" in said or "8, 8)" in said
+    assert "(5, 8, 8, 8)" in said  # 1,797 digits in batches of 64 leave five
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_a_loop_of_ones_own_in_lightning(tmp_path: Path) -> None:
     pytest.importorskip("lightning")
     follow(steps("your_own_loop.md"), tmp_path)
@@ -52,6 +53,7 @@ def test_a_loop_of_ones_own_in_lightning(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_a_timm_model_is_hardened_in_ten_lines(tmp_path: Path) -> None:
     blocks = steps("harden_a_timm_model.md")
     hardening = next(text for _, text in blocks if "sv.objective" in text)
