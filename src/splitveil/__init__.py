@@ -28,6 +28,7 @@ _LAZY = {
     "load_data": "splitveil.data:load_data",
     "load_model": "splitveil.experiments.api:load_model",
     "report": "splitveil.report:",
+    "objective": "splitveil.experiments.api:objective",
     "plan": "splitveil.experiments.planning.api:plan",
     "protect": "splitveil.experiments.api:protect",
     "split": "splitveil.nets.cutting:split",
@@ -50,6 +51,7 @@ __all__ = [
     "factory",
     "load_data",
     "load_model",
+    "objective",
     "plan",
     "protect",
     "report",
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from splitveil.experiments.api import attack as attack
     from splitveil.experiments.api import factory as factory
     from splitveil.experiments.api import load_model as load_model
+    from splitveil.experiments.api import objective as objective
     from splitveil.experiments.api import protect as protect
     from splitveil.experiments.api import train as train
     from splitveil.experiments.planning.api import plan as plan

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from splitveil.contracts import Stage
 from splitveil.data.sources import guess_source
 from splitveil.defenses import Defense
 from splitveil.errors import SpecError, UsageError
@@ -23,9 +24,10 @@ from splitveil.split_model import SplitModel
 from splitveil.threats import ThreatModel
 from splitveil.training.objective import Objective
 from splitveil.training.observer import Observer
+from splitveil.training.own_loop import OwnLoop
 from splitveil.training.tasks import Classification
 
-__all__ = ["attack", "default_recipe", "factory", "load_model", "make_spec", "protect", "train"]
+__all__ = ["attack", "default_recipe", "factory", "load_model", "make_spec", "objective", "protect", "train"]
 
 
 def factory(model: str, *, seed: int = 0, **kwargs: Any) -> SplitParts:
@@ -46,6 +48,35 @@ def protect(parts: SplitParts, defense: Defense, *, classes: int, seed: int = 0)
     """
     model, penalties = build_protected(parts, defense, classes, Rng(seed).child("init"))
     return model, Objective(model, Classification(), penalties, Rng(seed).child("train"))
+
+
+def objective(parts: SplitParts, defense: Defense, *, classes: int, epochs: int, seed: int = 0) -> OwnLoop:
+    """A defense as the loss of a training loop of your own; the split model is its `model`.
+
+    ```
+    objective = sv.objective(parts, defense, classes=10, epochs=20)
+    each epoch:  objective.start_epoch(loader);  each step:  objective(x, y).backward()
+    ```
+
+    Args:
+        parts: of `split`, or of a factory of yours.
+        defense: see `splitveil.defenses`.
+        classes: k.
+        epochs: that the loop will run.
+        seed: of new layers, noise and random layers.
+
+    Raises:
+        SpecError: a defense that trains in stages, which only `train` can run.
+    """
+    stages = defense.stages()
+    if len(stages) != 1 or stages[0].before is not None or stages[0] != Stage(name=stages[0].name):
+        names = ", ".join(stage.name for stage in stages)
+        raise SpecError(
+            f"expected a defense of one plain stage for a loop of your own, got '{defense.name}' with {names}: "
+            "train it by  splitveil.train"
+        )
+    model, penalties = build_protected(parts, defense, classes, Rng(seed).child("init"))
+    return OwnLoop(model, Classification(), penalties, classes=classes, epochs=epochs, rng=Rng(seed).child("train"))
 
 
 def default_recipe(source: str) -> str:
