@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ RUNNER = Path(__file__).with_name("docs_runner.py")
 DOCS = Path(__file__).parents[2] / "docs"
 QUICK = ("concepts.md", "your_own_attack.md", "your_own_defense.md")
 LONG = ("index.md", "audit_an_encoder.md", "saved_pairs.md")
+ELSEWHERE = ("your_own_loop.md", "harden_a_timm_model.md")  # test_tutorials.py
+IN_PARTS = ("deploy.md", "serving.md", "training_at_scale.md")  # they need a server, or several devices
 
 
 def install(page: Path, folder: Path) -> None:
@@ -62,7 +66,27 @@ def test_a_longer_page_can_be_followed(name: str, tmp_path: Path) -> None:
 
 def test_all_pages_with_code_are_followed() -> None:
     coded = {page.name for page in DOCS.glob("*.md") if any(b.language in ("python", "console") for b in blocks(page))}
-    assert coded == {*QUICK, *LONG}
+    assert coded == {*QUICK, *LONG, *ELSEWHERE, *IN_PARTS}
+
+
+@pytest.mark.parametrize("name", IN_PARTS)
+def test_what_a_page_imports_is_there(name: str) -> None:
+    source = "\n".join(block.text for block in blocks(DOCS / name) if block.language == "python")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("splitveil"):
+            module = import_module(str(node.module))
+            assert all(hasattr(module, alias.name) for alias in node.names)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "sv":
+            assert hasattr(import_module("splitveil"), node.attr)
+
+
+@pytest.mark.long
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    said = subprocess.run(words, cwd=DOCS.parent, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    assert (tmp_path / "site" / "reference" / "command_line" / "index.html").is_file()
 
 
 def test_the_code_of_a_defense_is_as_short_as_the_page_says() -> None:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from docs_runner import blocks
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 def steps(page: str) -> list[tuple[str, str]]:
     """Language and text of the code blocks that can be followed."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", (DOCS / page).read_text(), flags=re.DOTALL | re.MULTILINE)
-    return [(language, text) for language, text in found if language in ("python", "console")]
+    return [(block.language, block.text) for block in blocks(DOCS / page) if block.language in ("python", "console")]
 
 
-def follow(blocks: list[tuple[str, str]], folder: Path) -> str:
+def follow(code: list[tuple[str, str]], folder: Path) -> str:
     """What the blocks print, in a process and a folder of their own."""
     lines = ["import subprocess, sys"]
-    for language, text in blocks:
+    for language, text in code:
         if language == "python":
             lines.append(text)
             continue
@@ -55,9 +54,9 @@ def test_a_loop_of_ones_own_in_lightning(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_timm_model_is_hardened_in_ten_lines(tmp_path: Path) -> None:
-    blocks = steps("harden_a_timm_model.md")
-    hardening = next(text for _, text in blocks if "sv.objective" in text)
+    code = steps("harden_a_timm_model.md")
+    hardening = next(text for _, text in code if "sv.objective" in text)
     assert len(hardening.splitlines()) == 10
-    said = follow(blocks, tmp_path)
+    said = follow(code, tmp_path)
     assert "(4, 1, 32, 32) -> (4, 8, 8, 8) -> (4, 10)" in said
     assert (tmp_path / "runs" / "resnet18" / "attacks.json").is_file()
