@@ -20,7 +20,7 @@ from splitveil.split_model import SplitModel
 
 __all__ = ["load_subject"]
 
-_FORMS = "a bundle, path.onnx, path.safetensors, http(s)://address or package.module:factory"
+_FORMS = "path.onnx, path.safetensors, the folder of a bundle, http(s)://address or package.module:factory"
 
 
 def load_subject(text: str, input_shape: Sequence[int] | None = None) -> Subject:
