@@ -53,9 +53,13 @@ class _Frame:
         low, high = min(known, default=0.0), max(known, default=1.0)
         room = 0.05 * (high - low) or 0.05 * max(abs(high), 1e-12)
         low, high = low - room, high + room
-        ticks = tuple(t for t in MaxNLocator(nbins=_TICKS).tick_values(low, high).tolist() if low <= t <= high)
+        ticks = tuple(t for t in map(float, MaxNLocator(nbins=_TICKS).tick_values(low, high)) if low <= t <= high)
         last = first + max(longest - 1, 0)
-        marks = MaxNLocator(nbins=_EPOCHS, integer=True).tick_values(first, last).tolist() if last > first else [first]
+        marks = (
+            [*map(float, MaxNLocator(nbins=_EPOCHS, integer=True).tick_values(first, last))]
+            if last > first
+            else [first]
+        )
         width = max((len(_tick(tick)) for tick in ticks), default=1)
         whole = tuple(round(mark) for mark in marks if first <= mark <= last and mark == round(mark))
         return cls(14.0 + _LETTER * width, (first, last), (low, high), ticks, whole)
