@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -108,7 +109,7 @@ def pick(page: Any, place: int) -> None:
 
 def settled(page: Any, count: int) -> None:
     """Until so many releases of the picture were sent and shown."""
-    page.wait_for_function(f"document.getElementById('averaging').textContent.startsWith('{count} release')")
+    page.locator("#averaging", has_text=re.compile(rf"^{count} release")).wait_for()
 
 
 def test_the_page_is_isolated_and_accessible(watched: Watched, url: str, axe: str) -> None:
