@@ -17,7 +17,7 @@ from splitveil.cloud.description import infer_operation, operation, path_paramet
 from splitveil.cloud.door import Door
 from splitveil.cloud.endpoints import Endpoints, Infer
 from splitveil.cloud.pages import add_pages
-from splitveil.cloud.service import Service
+from splitveil.cloud.service import VERSION, Service
 from splitveil.cloud.settings import ServeSettings
 from splitveil.cloud.tails import open_bundle
 
@@ -61,10 +61,13 @@ def create_app(bundle: str | Path, settings: ServeSettings | None = None) -> Fas
         exception_handlers={HTTPException: _http_error},
     )
     app.state.service = service
-    _add_routes(app, service)
+    infer = Infer(service)
+    _add_routes(app, service, infer)
     if settings.ui:
         add_pages(app, service)
-    app.add_middleware(Door, service=service)
+    values = {"model": service.passport.name, "version": VERSION}
+    shortcuts = {f"{path.format(**values)}/infer": (infer, _params(path, values)) for path in _MODEL}
+    app.add_middleware(Door, service=service, shortcuts=shortcuts)
     app.openapi = _describer(app, service)  # type: ignore[method-assign]
     return app
 
@@ -75,7 +78,11 @@ def service_of(app: FastAPI) -> Service:
     return service
 
 
-def _add_routes(app: FastAPI, service: Service) -> None:
+def _params(path: str, values: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in values.items() if f"{{{name}}}" in path}
+
+
+def _add_routes(app: FastAPI, service: Service, infer: Infer) -> None:
     endpoints = Endpoints(service)
     plain: list[tuple[str, Callable[[Request], Any], dict[str, Any], tuple[int, ...]]] = [
         ("/v2", endpoints.server, _JSON, ()),
@@ -89,7 +96,6 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         described = operation((endpoint.__doc__ or "").strip(), content, problems)
         described["parameters"] = path_parameters(service, path)
         app.add_api_route(path, endpoint, methods=["GET"], openapi_extra=described, response_model=None)
-    infer = Infer(service)
     for path in _MODEL:
         app.router.routes.append(Route(f"{path}/infer", infer, methods=["POST"]))
 

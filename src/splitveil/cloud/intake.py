@@ -63,10 +63,9 @@ class Intake:
             return False
         return self.ended
 
-    async def until_gone(self) -> None:
-        """Return when the client hangs up; after the body has ended."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    async def has_gone(self) -> bool:
+        """Wait for what comes after the body: True once the client hangs up."""
+        return bool((await self._receive())["type"] == "http.disconnect")
 
     async def _chunk(self, deadline: float) -> bytes:
         try:

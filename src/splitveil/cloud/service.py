@@ -190,9 +190,9 @@ class _Watch:
         self._look = asyncio.get_running_loop().create_task(self._wait())
 
     async def _wait(self) -> None:
-        await self._intake.until_gone()
-        self.gone = True
-        self._task.cancel()
+        self.gone = await self._intake.has_gone()
+        if self.gone:
+            self._task.cancel()
 
 
 def _limits(declared: tuple[float, float] | None) -> tuple[float, float]:

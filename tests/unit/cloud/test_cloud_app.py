@@ -309,6 +309,33 @@ def test_a_tail_that_takes_too_long_is_a_503(bundle: Path, monkeypatch: pytest.M
     assert answer.headers["retry-after"] == "1"
 
 
+def test_a_client_that_hangs_up_while_it_waits_is_dropped(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("splitveil.cloud.service._LOOK_FOR_CLIENT_S", 0.01)
+    app = create_app(bundle, SMALL)
+    cancelled: list[bool] = []
+    sent: list[Any] = []
+    messages = [{"type": "http.request", "body": json.dumps(json_request(R)).encode()}, {"type": "http.disconnect"}]
+
+    async def never(rows: Any) -> Any:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    monkeypatch.setattr(service_of(app).batcher, "submit", never)
+    scope = {"type": "http", "method": "POST", "path": INFER, "raw_path": b"", "root_path": "", "headers": []}
+    asyncio.run(app({**scope, "http_version": "1.1", "query_string": b"", "scheme": "http"}, receive, send))
+    assert (cancelled, sent) == ([True], [])
+    assert 'splitveil_requests_total{route="infer",status="499"} 1.0' in ask(app, "GET", "/metrics").text
+
+
 def test_metrics_count_what_happened(bundle: Path) -> None:
     app = create_app(bundle, SMALL)
     ask(app, "POST", INFER, json=json_request(R))
