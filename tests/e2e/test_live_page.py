@@ -248,6 +248,8 @@ def test_a_quantised_wire_is_packed_as_the_edge_packs_it(
 
 
 def test_what_does_not_fit_is_refused(made: Made, tmp_path: Path) -> None:
+    page = json.loads((made.bundle / "live" / PAGE).read_bytes())
+    assert set(page["files"]) == {"attacker.onnx", "undefended.onnx", "undefended_attacker.onnx"}
     with pytest.raises(SpecError, match="expected the run that"):
         write_live(made.bundle, made.undefended)
     other = tmp_path / "bundle"
@@ -263,7 +265,6 @@ def test_what_does_not_fit_is_refused(made: Made, tmp_path: Path) -> None:
     (other / "live" / "attacker.onnx").write_bytes(b"another")
     with pytest.raises(InputError, match="seals it"):
         Pages(other, passport)
-    page = json.loads((made.bundle / "live" / PAGE).read_bytes())
     for changed, match in (({"passport": "0" * 64}, "another's"), ({"files": {"../x.onnx": {}}}, "names of graphs")):
         (other / "live" / PAGE).write_text(json.dumps({**page, **changed}))
         with pytest.raises(InputError, match=match):

@@ -77,7 +77,7 @@ async function show({ bytes, answer, r, took }) {
   showBytes(bytes, answer.sent);
   showAnswer(answer.values);
   $("took").textContent = `${said(took, 0)} ms from picture to answer, head and network together`;
-  for (const [id, values] of [["defended", await split.attack(r)], ["averaged", await split.attack(state.mean)]]) {
+  for (const [id, values] of [["defended", await split.attack(r)], ["averaged", await split.attackMean(state.mean, state.count)]]) {
     paint($(id), values, split.shape);
     $(`${id}-db`).textContent = `${said(psnr(x, values))} dB`;
   }
@@ -92,7 +92,8 @@ async function again(times) {
     if (number % 10 === 9) $("averaging").textContent = `${number + 1} of ${times}`;
   }
   await show(last);
-  $("averaging").textContent = `${state.count} release${state.count > 1 ? "s" : ""} of this picture have been sent`;
+  $("averaging").textContent = state.count > 1 ? `${state.count} releases of this picture have been sent` : "1 release of this picture has been sent";
+  $("status").textContent = "The picture is still here; what left stands below.";
 }
 
 function restart() {
@@ -170,7 +171,8 @@ function describe() {
   }
   if (!page.undefended) $("undefended-figure").hidden = true;
   if (page.combine !== "mean") $("attack-note").textContent = "For this defense the mean is not what several releases amount to; the last picture shows it all the same.";
-  else $("attack-note").textContent = `The attacker is the decoder '${page.defended.attack}', ${said(page.defended.psnr_db)} dB on ${page.defended.pictures} test pictures.`;
+  else $("attack-note").textContent = `The attacker is the decoder '${page.defended.attack}', ${said(page.defended.psnr_db)} dB on ${page.defended.pictures} test pictures.`
+    + (page.averaging ? ` From ${page.averaging.observations} releases on, the mean meets one that learned from as many, ${said(page.averaging.psnr_db)} dB.` : " It learned from single releases and gains little from their mean; an audit with --observations 16 leaves one that learned from many.");
   $("about").textContent = `Bundle ${passport.name}, defense ${passport.defense.name}, passport ${state.split.digest.slice(0, 16)}…`;
 }
 

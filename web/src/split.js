@@ -20,7 +20,7 @@ async function digest(bytes) {
 
 async function session(name, seal) {
   const bytes = await fetched(name);
-  if (await digest(bytes) !== seal.sha256) throw new Error(`${name} is not what its seal says: it was changed or swapped`);
+  if (await digest(bytes) !== seal?.sha256) throw new Error(`${name} is not what its seal says: it was changed or swapped`);
   return ort.InferenceSession.create(bytes, { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
 }
 
@@ -70,6 +70,12 @@ class Split {
   /** What the attacker draws from a release. */
   async attack(r) {
     return run(await this.graph(this.page.defended.attacker), { r: [r, this.passport.release.shape] }, "x");
+  }
+
+  /** What an attacker draws from the mean of releases: one that learned from several, where there is one and enough are there. */
+  async attackMean(mean, count) {
+    const many = this.page.averaging, chosen = many && count >= many.observations ? many : this.page.defended;
+    return run(await this.graph(chosen.attacker), { r: [mean, this.passport.release.shape] }, "x");
   }
 
   /** What the attacker of the undefended model draws from its release of the same picture. */

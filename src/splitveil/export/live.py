@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,6 @@ from splitveil.data.loader import Pictures
 from splitveil.errors import InputError, MissingDataError, SpecError
 from splitveil.experiments.attacking import load_model
 from splitveil.experiments.training import LoadedData, load_data_spec
-from splitveil.export.facts import file_facts
 from splitveil.export.folders import write_folder
 from splitveil.export.graph import export_edge, export_inverter
 from splitveil.files import write_bytes
@@ -54,6 +55,7 @@ def write_live(
     ```
     page.json               what there is, its digests, sample pictures, nats by noise
     attacker.onnx           the strongest stored decoder of the run: r -> picture
+    averaging_attacker.onnx   the same among those that learned from several releases, after an audit with them
     undefended.onnx         head of the undefended run: x -> r
     undefended_attacker.onnx   its strongest stored decoder
     ```
@@ -87,13 +89,19 @@ def write_live(
 
     def fill(folder: Path) -> None:
         facts["defended"] = _attacker(record, folder / "attacker.onnx")
+        facts["averaging"] = _averaging(record, folder / "averaging_attacker.onnx")
         if undefended is not None:
             plain = _plain(_open(undefended), record)
             facts["undefended"] = _beside(plain, load_model(plain, data, trusted=trusted), folder)
-        facts["files"] = file_facts(folder)
+        facts["files"] = {file.name: _seal(file) for file in sorted(folder.glob("*.onnx"))}
         write_bytes(folder / PAGE, dump_json(facts))
 
     return write_folder(bundle / LIVE, fill)
+
+
+def _seal(file: Path) -> dict[str, Any]:
+    body = file.read_bytes()
+    return {"sha256": hashlib.sha256(body).hexdigest(), "bytes": len(body)}
 
 
 def _open(run: RunRecord | str | Path) -> RunRecord:
@@ -121,21 +129,37 @@ class _Stored:
     result: AttackResult
     inverter: FittedInverter
 
+    @property
+    def observations(self) -> int:
+        return int(self.result.threat.get("observations", 1))
 
-def _strongest(record: RunRecord) -> _Stored:
-    """The stored decoder with the least error among those that saw one release."""
-    once = [attack for attack in record.attacks if attack.threat.get("observations", 1) == 1]
-    for attack in sorted(once, key=lambda item: item.metrics["mse"].mean):
+
+def _stored(record: RunRecord) -> Iterator[_Stored]:
+    """Stored decoders, the least error first; those that learned from near duplicates say nothing about a mean."""
+    for attack in sorted(record.attacks, key=lambda item: item.metrics["mse"].mean):
         file = record.path / "attackers" / f"{attack.key}.safetensors"
-        if file.is_file() and isinstance(inverter := load_inverter(file), DecoderInverter):
-            return _Stored(attack, inverter)
-    raise MissingDataError(
-        f"expected a stored decoder in '{record.path / 'attackers'}', got none: run  splitveil attack {record.path}"
-    )
+        same = attack.threat.get("duplicates", "exact") == "exact"
+        if same and file.is_file() and isinstance(inverter := load_inverter(file), DecoderInverter):
+            yield _Stored(attack, inverter)
 
 
 def _attacker(record: RunRecord, file: Path) -> dict[str, Any]:
-    found = _strongest(record)
+    """The strongest that saw one release."""
+    found = next((item for item in _stored(record) if item.observations == 1), None)
+    if found is None:
+        raise MissingDataError(
+            f"expected a stored decoder in '{record.path / 'attackers'}', got none: run  splitveil attack {record.path}"
+        )
+    return _written(found, file)
+
+
+def _averaging(record: RunRecord, file: Path) -> dict[str, Any] | None:
+    """The strongest that learned from several releases of a picture, where an audit left one."""
+    found = next((item for item in _stored(record) if item.observations > 1), None)
+    return None if found is None else {**_written(found, file), "observations": found.observations}
+
+
+def _written(found: _Stored, file: Path) -> dict[str, Any]:
     export_inverter(found.inverter, file)
     metrics = found.result.metrics
     return {
