@@ -35,9 +35,10 @@ _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": 
 class Cluster:
     """Jobs as tasks of Ray.
 
-    The pictures of a spec are read here, once, and shared through Ray's object store: each machine gets them once. A
-    worker that finds the folder of its run works in it; for one that does not, the files travel. Workers must hold the
-    same splitveil. Ray trusts everybody who can reach a cluster: keep it in a network of your own.
+    The pictures of a spec are read here, once, and shared through Ray's object store: each machine gets them once;
+    those that are streamed from a file are read by the workers, on storage that all share. A worker that finds the
+    folder of its run works in it; for one that does not, the files travel. Workers must hold the same splitveil. Ray
+    trusts everybody who can reach a cluster: keep it in a network of your own.
 
     Args:
         address: ``auto``, ``host:port`` or ``ray://host:port`` of a cluster; None for the one that this process is
