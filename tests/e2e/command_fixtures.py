@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,3 +16,8 @@ class Said(NamedTuple):
 
 
 Run = Callable[..., Said]
+
+
+def heed_ctrl_c() -> None:
+    """For a process to be started: a shell lets those that it runs in the background ignore Ctrl-C, and they theirs."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

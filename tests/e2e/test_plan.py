@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from command_fixtures import Run
+from command_fixtures import Run, heed_ctrl_c
 
 from splitveil.experiments.engines import cluster
 from splitveil.experiments.planning.record import PlanRecord
@@ -65,6 +66,18 @@ def test_without_ray_its_engine_says_what_to_install(run: Run, tmp_path: Path, m
     assert not (tmp_path / "out").exists()
 
 
+def test_an_address_without_a_cluster_is_said_at_once(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "find_spec", lambda _: True)
+    monkeypatch.setattr(cluster, "import_module", lambda _: SimpleNamespace(is_initialized=lambda: False))
+    out = tmp_path / "out"
+    said = run("compare", "none", "--limit", "400", "--engine", "ray", "--address", "127.0.0.1:1", "--out", out)
+    assert said.code == 4
+    assert "expected a Ray cluster at '127.0.0.1:1', got none" in said.err
+    assert not list(out.glob("runs/*"))
+
+
 def test_engines_are_listed(run: Run) -> None:
     said = run("list", "engines")
     assert [line.split()[0] for line in said.out.splitlines()[1:]] == ["local", "ray"]
@@ -77,7 +90,7 @@ def test_a_plan_of_a_timm_network_is_interrupted_and_goes_on(tmp_path: Path) -> 
     words = ["plan", "timm:resnet18", "--data", "digits", "--limit", "400", "--most", "2", "--workers", "1"]
     small = ["--set", "epochs=1", "--attack-param", "epochs=1", "--attack-param", "channels=8", "--device", "cpu"]
     command = [sys.executable, "-m", "splitveil", *words, *small, "--out", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
     deadline = time.monotonic() + 900
     while not list(out.glob("runs/*/attacks.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)

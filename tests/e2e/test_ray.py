@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_fixtures import heed_ctrl_c
 from ray_jobs import Chore
 
 from splitveil.audit.many import audit_runs
-from splitveil.errors import MissingDataError, SpecError
+from splitveil.errors import SpecError
 from splitveil.experiments.compare.api import compare, plan_cells
 from splitveil.experiments.compare.record import ComparisonRecord
 from splitveil.experiments.compare.run import run_cells
@@ -268,8 +269,8 @@ def test_audits_on_ray_lie_in_the_folders_of_their_runs(comparison: tuple[Path, 
     for record, item in zip(records, found, strict=True):
         assert (record.path / "audit.json").is_file()
         assert {attack.attack.name for attack in item.attacks} == {"decoder", "linear"}
-        proof = next(control for control in item.controls if control.name == "attack works")
-        assert "undefended twin" in proof.detail or proof.state == "fail"
+        proof = next(control for control in item.controls if control.name == "attack_works")
+        assert "undefended twin" in proof.detail
 
 
 def test_what_no_machine_has_is_said_at_once(instance: None, tmp_path: Path) -> None:
@@ -288,7 +289,9 @@ def command(out: Path, *more: str) -> list[str]:
 
 def test_ctrl_c_leaves_what_is_finished_and_local_processes_do_the_rest(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = subprocess.Popen(command(out, "--engine", "ray"), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(out, "--engine", "ray"), stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+    )
     deadline = time.monotonic() + 300
     while not list(out.glob("runs/*/attacks.json")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
@@ -304,16 +307,3 @@ def test_ctrl_c_leaves_what_is_finished_and_local_processes_do_the_rest(tmp_path
     assert len(list(out.glob("runs/*/attacks.json"))) == 6
     for name, before in done.items():
         assert numbers(out / "runs" / name) == before
-
-
-def test_an_address_without_a_cluster_is_said_so(tmp_path: Path) -> None:
-    said = subprocess.run(
-        command(tmp_path / "out", "--engine", "ray", "--address", "127.0.0.1:1"),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert said.returncode == MissingDataError.exit_code, said.stderr
-    assert "expected a Ray cluster at '127.0.0.1:1', got none" in said.stderr
-    assert "Traceback" not in said.stderr

@@ -105,9 +105,9 @@ def test_the_spec_comes_first_and_what_calls_a_run_finished_last(
 def test_pictures_come_back_as_they_were_even_from_memory_that_is_read_only() -> None:
     data = load_data_spec(DataSpec(source="digits", limit=400))
     sent = Pictures.of(data)
-    for images, labels in sent.tables.values():
-        images.setflags(write=False)
-        labels.setflags(write=False)
+    assert sent is not None
+    for array in [array for arrays in sent.tables.values() for array in arrays.values()]:
+        array.setflags(write=False)
     found = sent.unpack()
     assert found.splits.digest == data.splits.digest
     assert found.splits.sizes == data.splits.sizes
@@ -116,7 +116,21 @@ def test_pictures_come_back_as_they_were_even_from_memory_that_is_read_only() ->
         ours, theirs = getattr(data.splits, name), getattr(found.splits, name)
         assert torch.equal(ours.images, theirs.images)
         assert torch.equal(ours.labels, theirs.labels)
-        assert np.shares_memory(theirs.images.numpy(), sent.tables[name][0])
+        assert np.shares_memory(theirs.images.numpy(), sent.tables[name]["images"])
+
+
+def test_pictures_that_stay_in_a_file_are_left_to_the_workers() -> None:
+    class Stored:
+        """As a table whose rows are read when they are asked for."""
+
+        ndim, dtype = 4, torch.uint8
+
+        def __init__(self, images: torch.Tensor) -> None:
+            self.shape = images.shape
+
+    data = load_data_spec(DataSpec(source="digits", limit=400))
+    object.__setattr__(data.splits.aux, "images", Stored(data.splits.aux.images))
+    assert Pictures.of(data) is None
 
 
 def test_a_token_is_found_where_it_lies_and_gone_afterwards(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ __all__ = ["Cluster"]
 
 _POLL_S = 0.2
 _LAST_WORDS_S = 5.0
+_PATIENCE_S = 10.0
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """An instance of ours tells nobody that it runs, and warns of no change of its defaults."""
 
@@ -33,9 +35,10 @@ _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": 
 class Cluster:
     """Jobs as tasks of Ray.
 
-    The pictures of a spec are read here, once, and shared through Ray's object store: each machine gets them once. A
-    worker that finds the folder of its run works in it; for one that does not, the files travel. Workers must hold the
-    same splitveil. Ray trusts everybody who can reach a cluster: keep it in a network of your own.
+    The pictures of a spec are read here, once, and shared through Ray's object store: each machine gets them once;
+    those that are streamed from a file are read by the workers, on storage that all share. A worker that finds the
+    folder of its run works in it; for one that does not, the files travel. Workers must hold the same splitveil. Ray
+    trusts everybody who can reach a cluster: keep it in a network of your own.
 
     Args:
         address: ``auto``, ``host:port`` or ``ray://host:port`` of a cluster; None for the one that this process is
@@ -101,6 +104,7 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _knock(address)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
@@ -111,14 +115,29 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
             ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise MissingDataError(
-            f"expected a Ray cluster at '{address or 'this machine'}', got none: {reason}; start one with  "
-            "ray start --head, or leave the address out to run here"
-        ) from error
+        raise _nobody(address, reason) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """See whether somebody listens: Ray itself would ask for minutes."""
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()
+    except (OSError, OverflowError) as error:
+        raise _nobody(address, str(error)) from error
+
+
+def _nobody(address: str | None, reason: str) -> MissingDataError:
+    return MissingDataError(
+        f"expected a Ray cluster at '{address or 'this machine'}', got none: {reason}; start one with  "
+        "ray start --head, or leave the address out to run here"
+    )
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from splitveil.experiments.engines.jobs import Desk, Job, Sender, borrowed
 from splitveil.experiments.engines.post import Line
 from splitveil.experiments.engines.shipping import Files, Parcel, Pictures, Token, pack, store
 from splitveil.experiments.environment import source_digest
+from splitveil.experiments.training import load_data_spec
 
 __all__ = ["Reply", "Task", "perform"]
 
@@ -38,7 +39,7 @@ class Task:
     source: str
 
 
-def perform(task: Task, pictures: Pictures, post: Any) -> Reply:
+def perform(task: Task, pictures: Pictures | None, post: Any) -> Reply:
     """What a worker does."""
     import torch
 
@@ -56,7 +57,7 @@ def perform(task: Task, pictures: Pictures, post: Any) -> Reply:
     return reply
 
 
-def _in_place(task: Task, pictures: Pictures, sender: Sender) -> Reply:
+def _in_place(task: Task, pictures: Pictures | None, sender: Sender) -> Reply:
     """In the folder of the run where that is here, else in one of ours whose files go back."""
     job = task.job
     places = [folder.parent for folder in (job.folder, job.beside) if folder is not None]
@@ -76,11 +77,12 @@ def _in_place(task: Task, pictures: Pictures, sender: Sender) -> Reply:
     return Reply(error, files=changed, removed=tuple(sorted(set(task.parcel.folder) - set(files))))
 
 
-def _work(task: Task, pictures: Pictures, sender: Sender, folder: Path, beside: Path | None) -> str | None:
+def _work(task: Task, pictures: Pictures | None, sender: Sender, folder: Path, beside: Path | None) -> str | None:
     """Do the job; the text of its error, for what it wrote before goes back too."""
     try:
+        data = pictures.unpack() if pictures is not None else load_data_spec(task.job.data, sender)
         with borrowed(beside, folder) as lent:
-            task.job.work(Desk(folder, pictures.unpack(), sender, task.device, lent))
+            task.job.work(Desk(folder, data, sender, task.device, lent))
     except SplitveilError as error:
         return str(error)
     except Exception as error:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from splitveil.data.splits import Splits
 from splitveil.data.tables import ImageTable, Source
@@ -33,29 +34,31 @@ Files = Mapping[str, bytes]
 """Contents by the path below the folder of a run, with slashes."""
 
 
+_SPLITS = ("train", "val", "test", "aux")
+
+
 @dataclass(frozen=True, slots=True)
 class Pictures:
     """The splits of a spec as arrays, which processes of one machine can share.
 
     Args:
-        name: of the source.
-        class_names: of the source.
-        digest: of the splits.
-        tables: images and labels by split.
+        source: fields of the source but for its tables.
+        splits: fields of the splits but for theirs.
+        tables: arrays of each split by field.
     """
 
-    name: str
-    class_names: tuple[str, ...]
-    digest: str
-    tables: dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]
+    source: dict[str, Any]
+    splits: dict[str, Any]
+    tables: dict[str, dict[str, NDArray[Any]]]
 
     @classmethod
-    def of(cls, data: LoadedData) -> Pictures:
-        """To arrays."""
-        splits = data.splits
-        named = {"train": splits.train, "val": splits.val, "test": splits.test, "aux": splits.aux}
-        tables = {name: (table.images.numpy(), table.labels.numpy()) for name, table in named.items()}
-        return cls(data.source.name, data.source.class_names, splits.digest, tables)
+    def of(cls, data: LoadedData) -> Pictures | None:
+        """To arrays; None where pictures are read from a file as they are needed, which is then for workers to do."""
+        tables = {name: _arrays(getattr(data.splits, name)) for name in _SPLITS}
+        held = {name: arrays for name, arrays in tables.items() if arrays is not None}
+        if len(held) < len(tables):
+            return None
+        return cls(_plain(data.source, ("train", "test")), _plain(data.splits, _SPLITS), held)
 
     def unpack(self) -> LoadedData:
         """Back to tables, without a copy: their memory may be read-only, and nobody writes to pictures.
@@ -64,12 +67,25 @@ class Pictures:
         """
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
-            tables = {
-                name: ImageTable(torch.from_numpy(images), torch.from_numpy(labels))
-                for name, (images, labels) in self.tables.items()
+            tables: dict[str, Any] = {
+                name: ImageTable(**{key: torch.from_numpy(array) for key, array in arrays.items()})
+                for name, arrays in self.tables.items()
             }
-        splits = Splits(**tables, digest=self.digest, duplicates=0)
-        return LoadedData(Source(self.name, splits.train, None, self.class_names), splits)
+        splits = Splits(**tables, **self.splits)
+        return LoadedData(Source(train=splits.train, test=None, **self.source), splits)
+
+
+def _plain(record: Any, tables: Sequence[str]) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in fields(record) if field.name not in tables}
+
+
+def _arrays(table: Any) -> dict[str, NDArray[Any]] | None:
+    """What a table holds, or None where some of it is no tensor in memory."""
+    held = {field.name: getattr(table, field.name) for field in fields(table)}
+    given = {name: value for name, value in held.items() if value is not None}
+    if not all(isinstance(value, Tensor) for value in given.values()):
+        return None
+    return {name: value.numpy() for name, value in given.items()}
 
 
 @dataclass(frozen=True, slots=True)
