@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command_fixtures import Run, Said
+from command_fixtures import Run, heed_ctrl_c, Said
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
@@ -103,7 +103,11 @@ def test_ctrl_c_ends_with_its_code_and_a_checkpoint(tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ["train", "--defense", "none", "--out", str(out), "--limit", "300", "--set", "epochs=3000"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "splitveil.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "splitveil.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,
     )
     deadline = time.monotonic() + 60
     while not (out / "state" / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
