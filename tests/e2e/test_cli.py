@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command_fixtures import Run, heed_ctrl_c, Said
+from command_fixtures import Run, Said, heed_ctrl_c
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
