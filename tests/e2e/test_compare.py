@@ -43,6 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return out, json.loads(said.stdout)
 
 
+@pytest.mark.long
 def test_all_points_stand_in_the_record(finished: tuple[Path, dict[str, Any]]) -> None:
     out, said = finished
     record = ComparisonRecord.open(out)
@@ -67,6 +68,7 @@ def test_all_points_stand_in_the_record(finished: tuple[Path, dict[str, Any]]) -
         assert point.accuracy.mean == pytest.approx(sum(item["accuracy"]["mean"] for item in scores) / 2)
 
 
+@pytest.mark.long
 def test_weak_attackers_make_it_invalid_and_strict_says_so(finished: tuple[Path, dict[str, Any]]) -> None:
     out, said = finished
     assert {check["outcome"] for check in said["checks"]} & {"fail"}
@@ -77,6 +79,7 @@ def test_weak_attackers_make_it_invalid_and_strict_says_so(finished: tuple[Path,
     assert "INVALID" in again.stdout
 
 
+@pytest.mark.long
 def test_the_page_holds_the_curve_and_the_delta(finished: tuple[Path, dict[str, Any]]) -> None:
     page = (finished[0] / "report.html").read_text()
     for part in (
@@ -91,6 +94,7 @@ def test_the_page_holds_the_curve_and_the_delta(finished: tuple[Path, dict[str, 
     assert "https://" not in page
 
 
+@pytest.mark.long
 def test_the_same_command_runs_nothing_again(finished: tuple[Path, dict[str, Any]]) -> None:
     out, _ = finished
     before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()}
