@@ -60,6 +60,7 @@ def kill_replica() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_request_is_answered_wrongly_or_lost_while_a_replica_dies(url: str, bundle: Path) -> None:

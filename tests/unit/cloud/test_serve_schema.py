@@ -66,6 +66,7 @@ def test_a_few_requests_of_each_kind(bundle: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_two_thousand_requests(bundle: Path) -> None:
     seen = attack(bundle, 600)
     assert seen[200] > 0
