@@ -65,11 +65,18 @@ def fitted(std: Tensor | None = None, **params: Any) -> ConditionalEntropy:
     return penalty
 
 
-def value(penalty: ConditionalEntropy, z: Tensor, y: Tensor, std: Tensor | None) -> Tensor:
+def context_of(y: Tensor) -> PenaltyContext:
+    """What a loop would hand to it."""
+    return PenaltyContext(nn.Identity(), y, TrainState(1, 0, 0.5, 0.01), Rng(0))
+
+
+def value(
+    penalty: ConditionalEntropy, z: Tensor, y: Tensor, std: Tensor | None, context: PenaltyContext | None = None
+) -> Tensor:
     """Its one term, for a batch of features."""
     channel = None if std is None else GaussianChannel(z, std)
     trace = Trace(z, z, z.detach(), z.detach(), z.detach(), channel)
-    terms = penalty(trace, PenaltyContext(nn.Identity(), y, TrainState(1, 0, 0.5, 0.01), Rng(0)))
+    terms = penalty(trace, context or context_of(y))
     assert list(terms) == ["conditional_entropy"]
     return terms["conditional_entropy"]
 
@@ -261,7 +268,8 @@ def test_it_compiles_without_a_break(covariance: str) -> None:
     penalty = fitted(covariance=covariance, rank=2)
     z, y = features(2, 20)
     std = torch.tensor(NOISE_STD)
-    compiled = torch.compile(lambda moved: value(penalty, moved, y, std), fullgraph=True, backend="eager")
+    context = context_of(y)
+    compiled = torch.compile(lambda moved: value(penalty, moved, y, std, context), fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(z), value(penalty, z, y, std))
 
 
