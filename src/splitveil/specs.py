@@ -54,6 +54,9 @@ class DataSpec(Frozen):
     val_share: float = Field(default=0.1, gt=0, lt=1)
     aux_share: float = Field(default=0.25, gt=0, lt=1)
     test_share: float = Field(default=0.2, gt=0, lt=1)
+    size: int | None = Field(default=None, ge=1, description="side in pixels to resize and crop to; None: as they are")
+    skip_corrupt: bool = Field(default=False, description="leave out pictures that do not decode")
+    stream: bool | None = Field(default=None, description="from a file, not from memory; None: where memory is short")
     digest: str | None = Field(default=None, description="seal of pictures, labels and splits; checked when given")
 
 

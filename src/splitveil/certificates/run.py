@@ -33,8 +33,10 @@ from splitveil.certificates.privacy import privacy_certificates
 from splitveil.certificates.recording import record_of
 from splitveil.certificates.sandwich import Reached, build_sandwich, reached_by_attacks
 from splitveil.certificates.slopes import SlopeSettings, slope_estimates
+from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
-from splitveil.data.tables import ImageTable
+from splitveil.data.rows import in_memory
+from splitveil.data.tables import ImageTable, join_tables
 from splitveil.errors import SpecError
 from splitveil.experiments.attacking import load_model
 from splitveil.experiments.environment import pick_device
@@ -50,6 +52,7 @@ GALLERIES = (10, 100, 10_000)
 """How many pictures an attacker chooses among, unless told otherwise."""
 
 _UTILITY_CONFIDENCE = 0.999
+_MOST_STREAMED = 50_000  # pictures of a table in a file whose entropy is estimated
 _NO_CHANNEL = "the mechanism adds no Gaussian noise, so that only the length of the message bounds the information"
 _NO_BOX = "the features are not clipped before the noise, or the noise depends on them: no bound on all features holds"
 
@@ -100,7 +103,7 @@ def gather(
     chosen = pick_device(device)
     data = load_data_spec(record.spec.data, observer)
     model = load_model(record, data, device=chosen, trusted=trusted)
-    train, test, unseen = (Pictures(table, chosen) for table in (data.splits.train, data.splits.test, _together(data)))
+    train, test, unseen = (hold(table, chosen) for table in (data.splits.train, data.splits.test, _together(data)))
     channel = Channel.of(model, test)
     bounded = channel is not None and channel.std is not None and channel.width is not None
     return Material(
@@ -118,8 +121,7 @@ def gather(
 
 def _together(data: LoadedData) -> ImageTable:
     """The attackers' pictures and the test pictures: no training, and no selection, has seen them."""
-    parts = (data.splits.aux, data.splits.test)
-    return ImageTable(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+    return join_tables((data.splits.aux, data.splits.test))
 
 
 def certify_run(
@@ -221,9 +223,10 @@ def _utility(record: RunRecord, material: Material) -> Certificate:
 
 def picture_coordinates(material: Material, rng: Rng) -> tuple[PrincipalAxes, Array, Array]:
     """The axes of the training pictures, and coordinates along them: of these pictures, and of those held out."""
-    known = dither(material.train.images, rng.child("train"))
+    known = dither(in_memory(material.train.images, _MOST_STREAMED), rng.child("train"))
     axes = PrincipalAxes.fit(known)
-    return axes, axes.coordinates(known), axes.coordinates(dither(material.unseen.images, rng.child("unseen")))
+    unseen = dither(in_memory(material.unseen.images, _MOST_STREAMED), rng.child("unseen"))
+    return axes, axes.coordinates(known), axes.coordinates(unseen)
 
 
 def _demonstrated(material: Material, observations: int, rng: Rng) -> list[Reached]:

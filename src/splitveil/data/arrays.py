@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from splitveil.data.tables import ImageTable, Progress, Source, existing_path, make_source
+from splitveil.data.tables import ImageTable, Source, existing_path, join_tables, make_source
 from splitveil.errors import InputError
 
 __all__ = ["load_arrays"]
@@ -29,12 +29,11 @@ _MOST_BYTES = 64 << 30
 _CHANNELS = (1, 3)
 
 
-def load_arrays(path: Path | None, *, progress: Progress | None = None) -> Source:
+def load_arrays(path: Path | None) -> Source:
     """An ``.npz`` file as a source; nothing of it is unpickled.
 
     Args:
         path: the file.
-        progress: not called: the arrays are read as they are.
 
     Raises:
         MissingDataError: nothing is there.
@@ -52,7 +51,7 @@ def load_arrays(path: Path | None, *, progress: Progress | None = None) -> Sourc
         )
     tables = {part: _table(file, arrays, f"{part}_images", f"{part}_labels") for part in parts}
     learn = [tables[part] for part in parts if part != "test"]
-    joined = ImageTable(torch.cat([table.images for table in learn]), torch.cat([table.labels for table in learn]))
+    joined = join_tables(learn)
     return make_source(file.stem, joined, tables.get("test"))
 
 

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow.parquet
@@ -18,8 +18,10 @@ import torch
 from numpy.typing import NDArray
 from pyarrow.lib import ArrowException
 
-from splitveil.data.images import Picture, stack_pictures
-from splitveil.data.tables import ImageTable, Progress, Source, check_labels, existing_path, make_source
+from splitveil.data.gathering import gather_pictures
+from splitveil.data.images import Picture
+from splitveil.data.reading import PLAIN, Reading
+from splitveil.data.tables import Source, check_labels, existing_path, make_source
 from splitveil.errors import InputError, MissingDataError, SpecError
 
 __all__ = ["load_parquet", "parquet_files"]
@@ -36,7 +38,7 @@ class _Shard:
     class_names: tuple[str, ...] | None
 
 
-def load_parquet(path: Path | None, *, progress: Progress | None = None) -> Source:
+def load_parquet(path: Path | None, *, reading: Reading = PLAIN) -> Source:
     """A folder of parquet files, or one file, as a source.
 
     Files named ``test*`` (or in a folder of such a name) are the test table; all others the train table, those named
@@ -44,7 +46,7 @@ def load_parquet(path: Path | None, *, progress: Progress | None = None) -> Sour
 
     Args:
         path: the folder or the file.
-        progress: told (pictures decoded, total).
+        reading: how.
 
     Raises:
         MissingDataError: nothing is there.
@@ -70,13 +72,10 @@ def load_parquet(path: Path | None, *, progress: Progress | None = None) -> Sour
     learn_rows = sum(len(shard.labels) for shard in learn)
     # before the pictures are decoded, which takes long
     check_labels(labels[:learn_rows], class_names)
-    images = stack_pictures(_pictures([*learn, *test]), len(labels), progress)
-    return make_source(
-        path.resolve().name,
-        ImageTable(images[:learn_rows], labels[:learn_rows]),
-        ImageTable(images[learn_rows:], labels[learn_rows:]) if test else None,
-        class_names,
-    )
+    shards_read = [*learn, *test]
+    gathered = gather_pictures(_pictures(shards_read), len(labels), reading, [shard.file for shard in shards_read])
+    table, test_table = gathered.tables(labels, learn_rows)
+    return make_source(path.resolve().name, table, test_table, class_names, skipped=gathered.skipped)
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -153,11 +152,13 @@ def _pictures(shards: list[_Shard]) -> Iterator[Picture]:
     for shard in shards:
         for row, (content, inner) in enumerate(_rows(shard.file)):
             name = f"'{shard.file}', row {row} ({inner!r})"
-            if content is None:
-                raise InputError(
-                    f"expected the bytes of a picture in {name}, got none: embed the pictures, or drop the row"
-                )
-            yield name, partial(BytesIO, content)
+            yield name, partial(_content, content, name)
+
+
+def _content(content: bytes | None, name: str) -> BinaryIO:
+    if content is None:
+        raise InputError(f"expected the bytes of a picture in {name}, got none: embed the pictures, or drop the row")
+    return BytesIO(content)
 
 
 def _rows(file: Path) -> Iterator[tuple[bytes | None, str | None]]:

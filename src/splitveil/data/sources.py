@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from splitveil.data.cifar import cifar_layout
 from splitveil.data.folder import class_folders
 from splitveil.data.parquet import parquet_files
-from splitveil.data.tables import Progress, Source
+from splitveil.data.reading import PLAIN, Reading
+from splitveil.data.tables import Source
 from splitveil.data.tiny_imagenet import tiny_imagenet_layout
-from splitveil.errors import ContractError, InputError, MissingDataError, UsageError
+from splitveil.errors import ContractError, InputError, MissingDataError, SpecError, UsageError
 from splitveil.registry import SOURCES
 
 __all__ = ["guess_source", "load_source"]
 
 
-def load_source(source: str, path: Path | None = None, progress: Progress | None = None) -> Source:
+def load_source(source: str, path: Path | None = None, reading: Reading = PLAIN) -> Source:
     """Load by registered name; what else is wrong, the loader says.
+
+    A loader is called with the path, and with ``reading`` or ``progress`` if it names them.
 
     Raises:
         UnknownNameError: no source of that name.
@@ -29,7 +35,7 @@ def load_source(source: str, path: Path | None = None, progress: Progress | None
     """
     loader = SOURCES.load(source)
     try:
-        loaded = loader(path, progress=progress)
+        loaded = loader(path, **_options(loader, source, reading))
     except OSError as error:
         raise InputError(f"cannot read the pictures of '{source}' at '{path}': {error.strerror or error}") from error
     if not isinstance(loaded, Source):
@@ -37,6 +43,16 @@ def load_source(source: str, path: Path | None = None, progress: Progress | None
             f"expected a Source from the loader of '{source}', got {type(loaded).__name__}: build it with make_source"
         )
     return loaded
+
+
+def _options(loader: Callable[..., Any], source: str, reading: Reading) -> dict[str, Any]:
+    known = signature(loader).parameters
+    if "reading" in known:
+        return {"reading": reading}
+    for name in ("stream", "skip_corrupt", "size"):
+        if getattr(reading, name):
+            raise SpecError(f"source '{source}' reads its pictures as they are, got {name}: leave it out")
+    return {"progress": reading.progress} if "progress" in known else {}
 
 
 def guess_source(data: str) -> tuple[str, Path | None]:

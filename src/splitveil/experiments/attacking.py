@@ -16,6 +16,7 @@ from splitveil.attacks.inverters import FittedInverter
 from splitveil.attacks.storage import save_inverter
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.contracts import Attack, Inverter
+from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
 from splitveil.errors import SpecError
 from splitveil.experiments.auxiliary import auxiliary_pictures
@@ -100,10 +101,10 @@ def run_target(
     model = load_model(record, data, device=chosen, trusted=trusted)
     return Target(
         ModelSubject(model),
-        test=Pictures(data.splits.test, chosen),
+        test=hold(data.splits.test, chosen),
         auxiliary=auxiliary_pictures(data.splits, chosen, Rng(seed).child("auxiliary")),
         seed=seed,
-        traffic=Pictures(data.splits.train.take(torch.arange(min(_TRAFFIC, len(data.splits.train)))), chosen),
+        traffic=hold(data.splits.train.take(torch.arange(min(_TRAFFIC, len(data.splits.train)))), chosen),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from splitveil.contracts import Weighted
+from splitveil.data.rows import channel_statistics
 from splitveil.data.splits import Splits
 from splitveil.data.tables import Source
 from splitveil.defenses import Defense, load_defense
@@ -71,13 +72,13 @@ def complete_kwargs(model: ModelSpec, source: Source, splits: Splits, trusted: s
     """
     if model.factory is None:
         return model
-    images = splits.train.images.float().div(255.0)
+    mean, std = channel_statistics(splits.train.images)
     known = inspect.signature(trusted_factory(model, trusted)).parameters
     facts: dict[str, Any] = {
         "classes": source.classes,
         "input_shape": list(source.input_shape),
-        "mean": [round(value, 6) for value in images.mean((0, 2, 3)).tolist()],
-        "std": [round(max(value, 1e-3), 6) for value in images.std((0, 2, 3)).tolist()],
+        "mean": [round(value, 6) for value in mean],
+        "std": [round(max(value, 1e-3), 6) for value in std],
     }
     open_facts = {key: value for key, value in facts.items() if key in known and key not in model.kwargs}
     return ModelSpec(factory=model.factory, kwargs={**model.kwargs, **open_facts})

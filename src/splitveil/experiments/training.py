@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from splitveil.data.loader import Pictures
+from splitveil.data.holding import hold
+from splitveil.data.reading import Reading
 from splitveil.data.sources import load_source
 from splitveil.data.splits import Splits, make_splits
 from splitveil.data.tables import Source
@@ -60,7 +61,7 @@ def load_data_spec(spec: DataSpec, observer: Observer | None = None, source: Sou
         InputError: the pictures are not those the digest was taken from.
     """
     if source is None:
-        source = load_source(spec.source, Path(spec.path) if spec.path else None, _progress(observer))
+        source = load_source(spec.source, Path(spec.path) if spec.path else None, _reading(spec, observer))
     splits = make_splits(
         source,
         val_share=spec.val_share,
@@ -77,8 +78,9 @@ def load_data_spec(spec: DataSpec, observer: Observer | None = None, source: Sou
     return LoadedData(source, splits)
 
 
-def _progress(observer: Observer | None) -> _DecodeProgress | None:
-    return _DecodeProgress(observer) if observer is not None else None
+def _reading(spec: DataSpec, observer: Observer | None) -> Reading:
+    progress = _DecodeProgress(observer) if observer is not None else None
+    return Reading(progress, spec.stream, spec.skip_corrupt, spec.size)
 
 
 class _DecodeProgress:
@@ -152,8 +154,8 @@ def train_run(
         penalties,
         defense.stages(),
         spec.training,
-        train=Pictures(data.splits.train, target),
-        val=Pictures(data.splits.val, target),
+        train=hold(data.splits.train, target),
+        val=hold(data.splits.val, target),
         classes=data.source.classes,
         rng=Rng(spec.seed).child("train"),
         observer=EventLog(record, listener),
@@ -161,7 +163,7 @@ def train_run(
     )
     trainer.run()
     save_model(model, built, out)
-    scores = score_model(model, task, Pictures(data.splits.test, target), Rng(spec.seed).child("evaluate", "noise"))
+    scores = score_model(model, task, hold(data.splits.test, target), Rng(spec.seed).child("evaluate", "noise"))
     write_with(out / PREDICTIONS, lambda temporary: save_file({"accuracy": scores.float().contiguous()}, temporary))
     record.write("evaluation.json", _evaluate(model, scores, data, spec, time.monotonic() - started))
     store.remove()

@@ -46,8 +46,7 @@ class TrainingFeatures:
         """Chunks in a shuffled order, every class early."""
         order = self.pictures.order(self.rng.child("order"))
         generator = self.rng.child("augment").generator()
-        for start in range(0, len(order), _CHUNK):
-            x, y = self.pictures.get(order[start : start + _CHUNK])
+        for x, y in self.pictures.follow(torch.split(order, _CHUNK)):
             x = self.change(x, generator)
             with evaluating(self.model), torch.no_grad():
                 z, channel = self.model.features(x)

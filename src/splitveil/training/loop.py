@@ -207,8 +207,8 @@ class Trainer:
             self.place.facts = objective.start_epoch(features)
         order = self.train_set.order(rng.child("order"))
         size = self.settings.batch_size
-        for step in range(self.place.step, self.steps):
-            x, y = self.train_set.get(order[step * size : (step + 1) * size])
+        batches = (order[step * size : (step + 1) * size] for step in range(self.place.step, self.steps))
+        for step, (x, y) in enumerate(self.train_set.follow(batches), self.place.step):
             x = self._change(x, rng.child("augment", step).generator())
             state = self._state(stage, step)
             self._step(objective, optimizer, trained, x, y, state)
