@@ -56,6 +56,7 @@ def audit_run(
     device: str | None = None,
     trusted: str | None = None,
     lpips_weights: Path | None = None,
+    data: LoadedData | None = None,
 ) -> AuditRecord:
     """Audit a finished run, and write ``audit.json`` into its folder.
 
@@ -74,6 +75,7 @@ def audit_run(
         device: see `train_run`.
         trusted: a model factory outside splitveil that the user named.
         lpips_weights: a file of weights to measure LPIPS with.
+        data: pictures that are loaded already.
 
     Raises:
         SpecError: the defense names no attack that knows it, so that there is nothing to grade it with.
@@ -82,7 +84,7 @@ def audit_run(
     started, threat = time.monotonic(), threat or ThreatModel.preset("white_box")
     adaptive = _adaptive_twin(record)
     plan = load_suite(suite, recipe).with_adaptive(adaptive, recipe)
-    data = load_data_spec(record.spec.data, observe("data"))
+    data = data or load_data_spec(record.spec.data, observe("data"))
     target = run_target(record, seed=seed, device=device, trusted=trusted, data=data)
     ceiling = _seat_judges(target, hold(data.splits.aux, target.test.device), data.source.classes, lpips_weights)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from splitveil.bounds import Certificate, Statement, demonstrated_information
 from splitveil.bounds.entropy import (
@@ -40,8 +39,9 @@ from splitveil.data.tables import ImageTable, join_tables
 from splitveil.errors import SpecError
 from splitveil.experiments.attacking import load_model
 from splitveil.experiments.environment import pick_device
+from splitveil.experiments.storage import task_scores
 from splitveil.experiments.training import LoadedData, load_data_spec
-from splitveil.records import PREDICTIONS, Evaluation, RunRecord
+from splitveil.records import Evaluation, RunRecord
 from splitveil.rng import Rng
 from splitveil.split_model import SplitModel
 from splitveil.training.observer import Observer
@@ -54,6 +54,7 @@ GALLERIES = (10, 100, 10_000)
 _UTILITY_CONFIDENCE = 0.999
 _MOST_STREAMED = 50_000  # pictures of a table in a file whose entropy is estimated
 _NO_CHANNEL = "the mechanism adds no Gaussian noise, so that only the length of the message bounds the information"
+_NOT_CLASSES = "the task is not to tell classes apart, so that no accuracy says what information it needs"
 _NO_BOX = "the features are not clipped before the noise, or the noise depends on them: no bound on all features holds"
 
 
@@ -91,6 +92,7 @@ def gather(
     device: str | None = None,
     trusted: str | None = None,
     observer: Observer | None = None,
+    data: LoadedData | None = None,
 ) -> Material:
     """Load a finished run, compute its features, and fit mixtures to those of the training pictures.
 
@@ -101,7 +103,7 @@ def gather(
     if evaluation is None or not record.finished:
         raise SpecError(f"expected a finished run in '{record.path}', got one in training: finish it first")
     chosen = pick_device(device)
-    data = load_data_spec(record.spec.data, observer)
+    data = data or load_data_spec(record.spec.data, observer)
     model = load_model(record, data, device=chosen, trusted=trusted)
     train, test, unseen = (hold(table, chosen) for table in (data.splits.train, data.splits.test, _together(data)))
     channel = Channel.of(model, test)
@@ -135,6 +137,7 @@ def certify_run(
     device: str | None = None,
     trusted: str | None = None,
     observer: Observer | None = None,
+    data: LoadedData | None = None,
 ) -> Card:
     """Compute everything that can be certified or estimated about a finished run, and write ``certificates.json``.
 
@@ -148,12 +151,13 @@ def certify_run(
         device: see `train_run`.
         trusted: a model factory outside splitveil that the user named.
         observer: hears of loading.
+        data: pictures that are loaded already.
 
     Raises:
         SpecError: the run has not finished.
     """
     started, rng = time.monotonic(), Rng(seed).child("certify")
-    material = gather(record, rng.child("information"), device=device, trusted=trusted, observer=observer)
+    material = gather(record, rng.child("information"), device=device, trusted=trusted, observer=observer, data=data)
     skipped = _not_to_be_said(material)
     information = information_certificates(
         material.channel,
@@ -166,7 +170,10 @@ def certify_run(
         *information,
         *identification_certificates(information, _with_test(material, galleries)),
     ]
-    certificates.append(_utility(record, material))
+    if record.evaluation is not None and record.evaluation.accuracy is not None:
+        certificates.append(_utility(record, material))
+    else:
+        skipped["utility_floor"] = _NOT_CLASSES
     certificates += privacy_certificates(material.model, material.channel, observations)
     source = tightest(information)
     d = material.test.get(torch.arange(1))[0].numel()
@@ -216,7 +223,7 @@ def _with_test(material: Material, galleries: Sequence[int]) -> list[int]:
 
 
 def _utility(record: RunRecord, material: Material) -> Certificate:
-    right = load_file(record.path / PREDICTIONS)["accuracy"].double()
+    right = task_scores(record.path).double()
     low = accuracy_limit(round(float(right.sum())), len(right), _UTILITY_CONFIDENCE)
     return utility_certificate(low, material.classes, _UTILITY_CONFIDENCE, len(right))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from splitveil.data.augment import augment
+from splitveil.data.datasets import from_dataset
 from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures, steps
 from splitveil.data.reading import PLAIN, Progress, Reading
@@ -20,6 +21,7 @@ __all__ = [
     "Source",
     "Splits",
     "augment",
+    "from_dataset",
     "guess_source",
     "hold",
     "load_data",

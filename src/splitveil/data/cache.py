@@ -4,7 +4,6 @@
 $SPLITVEIL_CACHE, or ~/.cache/splitveil
 └── pictures/<key>/     key: of the files that were decoded (names, sizes, times of change) and of how
     ├── rows            n pictures, c·h·w bytes each
-    ├── masks           h·w bytes each, where the task is segmentation
     └── table.json      shape, which pictures decoded, which did not
 ```
 """
@@ -38,14 +37,14 @@ def cache_folder() -> Path:
     return (Path(chosen) if chosen else Path(base) / "splitveil").expanduser() / "pictures"
 
 
-def fingerprint(files: Iterable[Path], *how: object) -> str:
-    """A key that changes with the files, as far as their names, sizes and times of change tell, and with `how`.
+def fingerprint(files: Iterable[Path]) -> str:
+    """A key that changes with the files, as far as their names, sizes and times of change tell.
 
     Example:
-        >>> fingerprint([Path(__file__)]) == fingerprint([Path(__file__)], 64)
-        False
+        >>> len(fingerprint([Path(__file__)]))
+        32
     """
-    seal = hashlib.sha256(json.dumps([_FORMAT, *how]).encode())
+    seal = hashlib.sha256(f"format {_FORMAT}".encode())
     for file in files:
         facts = file.stat()
         seal.update(json.dumps([str(file.absolute()), facts.st_size, facts.st_mtime_ns]).encode())
@@ -65,7 +64,7 @@ def build_entry(key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path
     folder = cache_folder() / key
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
+        with FileLock(folder.with_name(f".{key}.lock")):
             if not (folder / _TABLE).is_file():
                 _build(folder, build)
             facts: dict[str, Any] = json.loads((folder / _TABLE).read_text())
@@ -81,7 +80,7 @@ def build_entry(key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path
 
 
 def _build(folder: Path, build: Callable[[Path], dict[str, Any]]) -> None:
-    unfinished = folder.with_suffix(".unfinished")
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
     for left in (unfinished, folder):  # of a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     unfinished.mkdir()

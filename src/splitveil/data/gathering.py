@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from splitveil.data.cache import build_entry, fingerprint
+from splitveil.data.cache import build_entry
 from splitveil.data.images import Picture, open_picture
 from splitveil.data.reading import Reading
 from splitveil.data.rows import Rows, StoredRows, take_rows
@@ -49,24 +49,22 @@ class Gathered:
     kept: Tensor
     skipped: tuple[str, ...] = ()
 
-    def tables(self, labels: Tensor, train: int, targets: Rows | None = None) -> tuple[ImageTable, ImageTable | None]:
-        """The first `train` pictures as a table, and the others as one, where there are others.
+    def parts(self, train: int, tested: bool) -> tuple[Rows, Rows | None]:
+        """Those of the first `train` that were asked for, and the others, where there is a test table."""
+        cut, places = int((self.kept < train).sum()), torch.arange(len(self.kept))
+        if not tested:
+            return self.images, None
+        return take_rows(self.images, places[:cut]), take_rows(self.images, places[cut:])
 
-        Args:
-            labels: ``(m,)`` of all that were asked for.
-            train: how many of these are of the train table.
-            targets: ``(m, ...)``, likewise.
-        """
-        held = ImageTable(self.images, labels[self.kept], None if targets is None else take_rows(targets, self.kept))
-        cut = int((self.kept < train).sum())
-        if cut == len(held) == len(labels):
-            return held, None
-        places = torch.arange(len(held))
-        return held.take(places[:cut]), held.take(places[cut:]) if train < len(labels) else None
+    def tables(self, labels: Tensor, train: int) -> tuple[ImageTable, ImageTable | None]:
+        """As `parts`, with labels ``(m,)`` of all that were asked for; those beyond `train` are the test table."""
+        known, cut = labels[self.kept], int((self.kept < train).sum())
+        learn, test = self.parts(train, train < len(labels))
+        return ImageTable(learn, known[:cut]), None if test is None else ImageTable(test, known[cut:])
 
 
 def gather_pictures(
-    pictures: Iterable[Picture], total: int, reading: Reading, files: Sequence[Path] | None = None
+    pictures: Iterable[Picture], total: int, reading: Reading, key: Callable[[], str] | None = None
 ) -> Gathered:
     """Decode pictures, once: those that are in the cache already are not decoded again.
 
@@ -74,22 +72,22 @@ def gather_pictures(
         pictures: `total` of them.
         total: how many.
         reading: how.
-        files: that they are read from, to know them again by; None where they come from elsewhere.
+        key: to know them again by, such as a `fingerprint` of their files; None where they are never streamed.
 
     Raises:
         InputError: pictures that do not decode, counted and named; two of different size; too many for memory.
         OutputError: no room for the decoded pictures.
     """
     source = iter(pictures)
-    if files is None or reading.stream is False:
+    if key is None or reading.stream is False:
         return _in_memory(source, total, reading)
-    key = fingerprint(files, total, reading.skip_corrupt, reading.size)
     if reading.stream is None:
         first = list(islice(source, _FIRST))
         source = chain(first, source)
         if not reading.streams(total * max((_largest(picture, reading) for picture in first), default=0)):
             return _in_memory(source, total, reading)
-    folder, facts = build_entry(key, lambda empty: _into_file(empty, source, total, reading))
+    name = f"{key()}-{total}-{reading.size or 'as-is'}{'-skipped' * reading.skip_corrupt}"
+    folder, facts = build_entry(name, lambda empty: _into_file(empty, source, total, reading))
     kept = torch.arange(total)
     if facts["skipped"]:
         kept = kept[~torch.isin(kept, torch.tensor([place for place, _ in facts["skipped"]]))]

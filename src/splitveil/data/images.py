@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from splitveil.errors import InputError
 
-__all__ = ["LARGEST_SIDE", "Picture", "decode", "open_picture"]
+__all__ = ["LARGEST_SIDE", "Picture", "decode", "open_picture", "picture_pixels"]
 
 LARGEST_SIDE = 4096
 """Pixels. Larger pictures are refused before they are decoded."""
@@ -36,7 +36,7 @@ def decode(stream: BinaryIO, name: str) -> NDArray[np.uint8]:
         with Image.open(stream, formats=_FORMATS) as image:
             if max(image.size) > LARGEST_SIDE:
                 raise _too_large(name, f"{image.width}x{image.height}")
-            return _pixels(ImageOps.exif_transpose(image), name)
+            return picture_pixels(image, name)
     except InputError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -57,7 +57,9 @@ def _too_large(name: str, got: str) -> InputError:
     return InputError(f"expected a picture of at most {LARGEST_SIDE} pixels a side, got {got} in {name}: resize it")
 
 
-def _pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def picture_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """The pixels of a picture that is open, see `decode`."""
+    image = ImageOps.exif_transpose(image)
     if image.mode in ("1", "L", "LA", "La"):
         return np.asarray(image.convert("L"))
     if image.mode == "I" or image.mode.startswith("I;16"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from splitveil.data.cifar import cifar_layout
+from splitveil.data.facescrub import facescrub_layout
 from splitveil.data.folder import class_folders
 from splitveil.data.parquet import parquet_files
 from splitveil.data.reading import PLAIN, Reading
@@ -58,6 +59,8 @@ def _options(loader: Callable[..., Any], source: str, reading: Reading) -> dict[
 def guess_source(data: str) -> tuple[str, Path | None]:
     """The source's name and path that a user means. A registered name comes first; write ``./name`` for a folder.
 
+    ``NAME:PATH`` names the source too: ``hub:user/name``, ``unlabeled:folder``.
+
     Raises:
         UsageError: an empty text.
         MissingDataError: nothing is there, or an empty folder.
@@ -71,6 +74,9 @@ def guess_source(data: str) -> tuple[str, Path | None]:
         raise UsageError("expected a data source or the path of pictures, got an empty text")
     if data in SOURCES:
         return data, None
+    name, colon, rest = data.partition(":")
+    if colon and rest and name in SOURCES:
+        return name, Path(rest)
     path = Path(data).expanduser()
     if not path.exists():
         near = get_close_matches(data, [entry.name for entry in SOURCES], n=1, cutoff=0.5)
@@ -86,6 +92,8 @@ def guess_source(data: str) -> tuple[str, Path | None]:
         return "cifar", path
     if tiny_imagenet_layout(path):
         return "tiny_imagenet", path
+    if facescrub_layout(path):
+        return "facescrub", path
     if not path.is_dir():
         raise InputError(
             f"expected a *.parquet or *.npz file, or a folder, got the file '{path}': pass the folder that holds it"
@@ -95,6 +103,6 @@ def guess_source(data: str) -> tuple[str, Path | None]:
     if any(path.iterdir()):
         raise InputError(
             f"expected *.parquet files or one sub-folder of pictures per class in '{path}', got neither: "
-            "sort the pictures into a folder per class"
+            f"sort the pictures into a folder per class, or write unlabeled:{data} to distil from them"
         )
     raise MissingDataError(f"expected pictures in the folder '{path}', got an empty one: check the path")

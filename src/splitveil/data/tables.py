@@ -21,6 +21,7 @@ __all__ = [
     "Progress",
     "Source",
     "check_labels",
+    "check_shapes",
     "existing_path",
     "join_tables",
     "make_source",
@@ -156,13 +157,14 @@ def make_source(
         ('0', '1')
     """
     names = check_labels(train.labels, class_names)
-    _check_shapes(name, train, test)
+    check_shapes(name, train, test)
     if test is not None:
         _check_test_labels(test.labels, names)
     return Source(name, train, test, names, skipped=tuple(skipped))
 
 
-def _check_shapes(name: str, train: ImageTable, test: ImageTable | None) -> None:
+def check_shapes(name: str, train: ImageTable, test: ImageTable | None) -> None:
+    """Raise `InputError` unless both tables hold pictures of one shape."""
     if min(train.images.shape[1:]) < 1:
         raise InputError(f"expected pictures with pixels in '{name}', got shape {tuple(train.images.shape[1:])}")
     if test is not None and test.images.shape[1:] != train.images.shape[1:]:

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import torch
 
+from splitveil.data.cache import fingerprint
 from splitveil.data.gathering import gather_pictures
 from splitveil.data.images import Picture
 from splitveil.data.reading import PLAIN, Reading
@@ -54,7 +55,9 @@ def load_tiny_imagenet(path: Path | None, *, reading: Reading = PLAIN) -> Source
         raise MissingDataError(f"expected pictures in '{root / 'train'}', got none: unpack tiny-imagenet-200.zip anew")
     test = _annotated(root, places)
     pictures: list[Picture] = [(f"'{file}'", partial(_open, file)) for file, _ in (*learn, *test)]
-    gathered = gather_pictures(pictures, len(pictures), reading, [file for file, _ in (*learn, *test)])
+    gathered = gather_pictures(
+        pictures, len(pictures), reading, lambda: fingerprint(file for file, _ in (*learn, *test))
+    )
     table, test_table = gathered.tables(torch.tensor([label for _, label in (*learn, *test)]), len(learn))
     names = _words(root / "words.txt", classes)
     return make_source(root.resolve().name, table, test_table, names, skipped=gathered.skipped)

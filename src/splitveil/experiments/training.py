@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,16 +13,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from splitveil.contracts import Stage, Task
 from splitveil.data.holding import hold
+from splitveil.data.loader import Pictures, Sampling
 from splitveil.data.reading import Reading
 from splitveil.data.sources import load_source
 from splitveil.data.splits import Splits, make_splits
-from splitveil.data.tables import Source
+from splitveil.data.tables import ImageTable, Source
 from splitveil.errors import InputError
-from splitveil.experiments.building import build_run, check_fit, complete_kwargs
+from splitveil.experiments.building import build_run, check_fit
+from splitveil.experiments.completing import complete, parts_of, planned
 from splitveil.experiments.environment import describe_environment, pick_device
 from splitveil.experiments.folder import EventLog, check_apart, check_folder, claim
 from splitveil.experiments.scoring import as_result, score_model
+from splitveil.experiments.starting import Original, mean_score
 from splitveil.experiments.storage import save_model
 from splitveil.files import write_with
 from splitveil.metrics.cost import count_multiply_adds, count_parameters
@@ -29,14 +34,14 @@ from splitveil.metrics.payload import payload_bytes
 from splitveil.metrics.summary import summarize
 from splitveil.modes import evaluating
 from splitveil.noise import SeededNoise
-from splitveil.records import PREDICTIONS, Evaluation, RunRecord
+from splitveil.records import PREDICTIONS, Evaluation, RunRecord, ScoreResult
 from splitveil.rng import Rng
 from splitveil.specs import DataSpec, RunSpec
 from splitveil.split_model import SplitModel
 from splitveil.training.checkpoint import CheckpointStore
 from splitveil.training.loop import Trainer
 from splitveil.training.observer import Observer
-from splitveil.training.tasks import Classification
+from splitveil.training.tasks import make_task
 
 __all__ = ["LoadedData", "load_data_spec", "train_run"]
 
@@ -132,58 +137,74 @@ def train_run(
     check_folder(out)
     check_apart(out, spec.data)
     data = data or load_data_spec(spec.data, listener)
-    spec = _complete(spec, data, trusted)
-    task = Classification()
-    model, penalties, defense = build_run(spec, data.source.classes, trusted)
-    check_fit(model, data.source)
-    built = copy.deepcopy(model)
+    spec, original = complete(spec, data.source, data.splits, trusted)
+    task = make_task(spec.learns)
+    groups = task.count_groups(data.source.classes)
+    built = build_run(spec, groups, trusted)[0]  # as whoever loads the run builds it
+    model, penalties, defense = build_run(spec, groups, trusted, parts_of(original))
+    check_fit(model, data.source, task)
+    stages = planned(spec, defense.stages(), model, original)
     record = claim(out, spec)
     if record.finished:
         return record
     record.write("env.json", describe_environment(target))
     store = CheckpointStore(
         out / "state" / "checkpoint.safetensors",
-        sha256(spec.model_dump_json().encode()).hexdigest(),
+        sha256(json.dumps(spec.identity(), sort_keys=True).encode()).hexdigest(),
         checkpoint_interval_s,
     )
     started = time.monotonic()
+    if task.needs_original and original is not None:
+        task.attach(original.told)
+    task.to(target)
     model.to(target).to(memory_format=torch.channels_last)  # a third less time per step, on CPUs too
+    val = _lessons(data.splits.val, target)
     trainer = Trainer(
         model,
         task,
         penalties,
-        defense.stages(),
+        stages,
         spec.training,
-        train=hold(data.splits.train, target),
-        val=hold(data.splits.val, target),
-        classes=data.source.classes,
+        train=_lessons(data.splits.train, target, spec.training.sampling),
+        val=val,
+        classes=groups,
         rng=Rng(spec.seed).child("train"),
         observer=EventLog(record, listener),
         store=store,
+        reference=_reference(original, stages, task, val),
     )
     trainer.run()
     save_model(model, built, out)
-    scores = score_model(model, task, hold(data.splits.test, target), Rng(spec.seed).child("evaluate", "noise"))
-    write_with(out / PREDICTIONS, lambda temporary: save_file({"accuracy": scores.float().contiguous()}, temporary))
-    record.write("evaluation.json", _evaluate(model, scores, data, spec, time.monotonic() - started))
+    test = _lessons(data.splits.test, target)
+    scores = score_model(model, task, test, Rng(spec.seed).child("evaluate", "noise")).float().contiguous()
+    name = "accuracy" if task.score_name == "accuracy" else "score"
+    write_with(out / PREDICTIONS, lambda temporary: save_file({name: scores}, temporary))
+    record.write("evaluation.json", _evaluate(model, task, scores, data, spec, time.monotonic() - started))
     store.remove()
     return record
 
 
-def _complete(spec: RunSpec, data: LoadedData, trusted: str | None) -> RunSpec:
-    return spec.model_copy(
-        update={
-            "data": spec.data.model_copy(update={"digest": data.splits.digest}),
-            "model": complete_kwargs(spec.model, data.source, data.splits, trusted),
-        }
-    )
+def _lessons(table: ImageTable, device: torch.device, sampling: Sampling = "uniform") -> Pictures:
+    """Pictures with what the task is to learn of each."""
+    return hold(table, device, targets=table.targets, sampling=sampling)
 
 
-def _evaluate(model: SplitModel, scores: Tensor, data: LoadedData, spec: RunSpec, elapsed_s: float) -> Evaluation:
+def _reference(original: Original | None, stages: Sequence[Stage], task: Task, val: Pictures) -> float | None:
+    """The validation score of the model that a run starts from, where a budget counts from it."""
+    if original is None or all(stage.budget is None for stage in stages):
+        return None
+    return mean_score(original.told.to(val.device), task, val)
+
+
+def _evaluate(
+    model: SplitModel, task: Task, scores: Tensor, data: LoadedData, spec: RunSpec, elapsed_s: float
+) -> Evaluation:
     rng = Rng(spec.seed).child("evaluate")
-    summary = summarize(scores, rng=rng.child("bootstrap"), safer="higher")
+    found = as_result(summarize(scores, rng=rng.child("bootstrap"), safer="higher"), unit="", safer="higher")
+    classifies = task.score_name == "accuracy"
     return Evaluation(
-        accuracy=as_result(summary, unit="", safer="higher"),
+        accuracy=found if classifies else None,
+        score=None if classifies else ScoreResult(name=task.score_name, result=found),
         payload_bytes=payload_bytes(model.codec, model.release_spec),
         edge_parameters=count_parameters(model.head, model.mechanism, model.finish),
         cloud_parameters=count_parameters(model.tail),

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from splitveil.report.plots import DASHES, Line, line_plot
 from splitveil.report.runs import Run
-from splitveil.report.wording import scalar
+from splitveil.report.wording import scalar, score_word
 
 __all__ = ["Curve", "Legend", "attack_curves", "fact_rows", "training_curves"]
 
@@ -90,7 +90,8 @@ def _accuracy_curve(run: Run, key: str) -> Curve | None:
         return None
     said = "; ".join(f"{entry.name}: {_ends(line.values)}" for line, entry in shown)
     svg = line_plot([line for line, _ in shown], y_label="", key=key)
-    return Curve("Accuracy, %", svg, tuple(entry for _, entry in shown), said)
+    word = score_word([run.evaluation.utility_name] if run.evaluation else [])
+    return Curve(f"{word[:1].upper()}{word[1:]}, %", svg, tuple(entry for _, entry in shown), said)
 
 
 def _information_curve(run: Run, key: str) -> Curve | None:

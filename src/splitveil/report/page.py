@@ -21,7 +21,7 @@ from splitveil.report.runs import Run
 from splitveil.report.tables import control_names, control_rows, result_rows, threats
 from splitveil.report.validity import CONTROL_NAMES, Judgement, checks, judge
 from splitveil.report.verdict import verdict
-from splitveil.report.wording import amount, fixed, percent, scalar
+from splitveil.report.wording import amount, fixed, percent, scalar, score_word
 
 __all__ = ["context"]
 
@@ -50,9 +50,10 @@ class Provenance:
 def context(runs: Sequence[Run], title: str) -> dict[str, Any]:
     """The template's variables."""
     judgements = [judge(run, runs) for run in runs]
-    levels = sorted({run.evaluation.accuracy.level for run in runs if run.evaluation} or {0.95})
+    levels = sorted({run.evaluation.utility.level for run in runs if run.evaluation} or {0.95})
     return {
         "title": title,
+        "score_word": _word(runs),
         "version": __version__,
         "verdict": verdict(runs, judgements),
         "checks": checks(runs),
@@ -79,7 +80,7 @@ def _scatter(runs: Sequence[Run], judgements: Sequence[Judgement]) -> tuple[Mark
         finding, evaluation = run.worst.get("mse"), run.evaluation
         if judgement.status in ("invalid", "none") or finding is None or evaluation is None:
             continue
-        error, accuracy = finding.result, evaluation.accuracy
+        error, accuracy = finding.result, evaluation.utility
         points.append(
             Point(
                 label=run.label,
@@ -92,9 +93,14 @@ def _scatter(runs: Sequence[Run], judgements: Sequence[Judgement]) -> tuple[Mark
         )
     if len(points) < 2:
         return None
-    svg = scatter_plot(points, x_label="MSE of recovered pictures", y_label="accuracy, %", key="scatter")
-    said = "; ".join(f"{point.label}: accuracy {fixed(point.y, 1)} %, MSE {fixed(point.x, 4)}" for point in points)
+    word = _word(runs)
+    svg = scatter_plot(points, x_label="MSE of recovered pictures", y_label=f"{word}, %", key="scatter")
+    said = "; ".join(f"{point.label}: {word} {fixed(point.y, 1)} %, MSE {fixed(point.x, 4)}" for point in points)
     return svg, said
+
+
+def _word(runs: Sequence[Run]) -> str:
+    return score_word([run.evaluation.utility_name for run in runs if run.evaluation])
 
 
 def _scale(runs: Sequence[Run]) -> str:
@@ -126,8 +132,8 @@ def _provenance(run: Run) -> Provenance:
     spec_file, new = (shlex.quote(text) for text in (f"{name}/spec.json", f"{name}-again"))
     rows = [("run", name), ("recipe", extent)]
     if run.evaluation:
-        accuracy = percent(run.evaluation.accuracy.mean)
-        rows.append(("accuracy", f"{accuracy} % of {scalar(run.evaluation.accuracy.n)} test pictures"))
+        utility = run.evaluation.utility
+        rows.append((_word([run]), f"{percent(utility.mean)} % of {scalar(utility.n)} test pictures"))
     return Provenance(
         label=run.label,
         colour=run.colour,

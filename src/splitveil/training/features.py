@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from splitveil.contracts import FeatureBatch
+from splitveil.contracts import FeatureBatch, Task
 from splitveil.data.loader import Pictures
 from splitveil.modes import evaluating
 from splitveil.rng import Rng
 from splitveil.split_model import SplitModel
+from splitveil.training.tasks import Classification
 
 __all__ = ["TrainingFeatures"]
 
@@ -29,6 +30,7 @@ class TrainingFeatures:
         classes: k.
         rng: key of the order and of the augmentation; the same key gives the same features.
         change: augmentation of a batch.
+        task: tells the class of each picture from its target.
     """
 
     model: SplitModel
@@ -36,6 +38,7 @@ class TrainingFeatures:
     classes: int
     rng: Rng
     change: Callable[[Tensor, torch.Generator], Tensor]
+    task: Task = field(default_factory=Classification)
 
     @property
     def samples(self) -> int:
@@ -50,4 +53,4 @@ class TrainingFeatures:
             x = self.change(x, generator)
             with evaluating(self.model), torch.no_grad():
                 z, channel = self.model.features(x)
-            yield FeatureBatch(z, y, channel, x)
+            yield FeatureBatch(z, self.task.groups(self.task.target(x, y)), channel, x)

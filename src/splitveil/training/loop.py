@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from splitveil.contracts import Stage, Task, TrainState, Weighted
-from splitveil.data.augment import augment
+from splitveil.data.augment import augment, augment_masks
 from splitveil.data.loader import Pictures, steps
 from splitveil.errors import SpecError, TrainingError
 from splitveil.modes import evaluating
@@ -61,6 +61,8 @@ class Trainer:
         rng: key of everything random.
         observer: hears of steps and events.
         store: where to keep checkpoints, or None.
+        reference: the score that budgets count from, of the model that training starts from; None for that of the
+            stage before.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Trainer:
         rng: Rng,
         observer: Observer | None = None,
         store: CheckpointStore | None = None,
+        reference: float | None = None,
     ) -> None:
         self.model, self.task, self.penalties, self.stages = model, task, tuple(penalties), tuple(stages)
         if self.stages and self.stages[0].budget is not None:
@@ -90,6 +93,7 @@ class Trainer:
         self.place = Place()
         self.totals = Totals()
         self._blueprint = copy.deepcopy(model) if any(stage.before for stage in stages) else None
+        self._reference = reference
         self._best: dict[str, Tensor] = {}
 
     def run(self) -> None:
@@ -154,7 +158,8 @@ class Trainer:
         self.place.validations = []
         if stage.budget is not None and self.place.best is not None:
             self.model.load_state_dict(self._best)
-            self.place.reference = self.place.best["val_accuracy"]
+            own: float = self.place.best["val_accuracy"]
+            self.place.reference = own if self._reference is None else self._reference
         else:
             self.place.best, self.place.reference = None, None
         if stage.before is not None:
@@ -194,6 +199,14 @@ class Trainer:
         options: AugmentSpec = self.settings.augment
         return augment(x, crop=options.crop, flip=options.flip, rotation=options.rotation, generator=generator)
 
+    def _change_pair(self, x: Tensor, y: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Pictures moved at random, and their masks with them where the task has masks."""
+        options: AugmentSpec = self.settings.augment
+        if self.task.moves:
+            key = rng.generator()
+            y = augment_masks(y, crop=options.crop, flip=options.flip, rotation=options.rotation, generator=key)
+        return self._change(x, rng.generator()), y
+
     def _run_epoch(
         self,
         stage: Stage,
@@ -203,13 +216,15 @@ class Trainer:
     ) -> None:
         rng = objective.rng.child("epoch", self.place.epoch)
         if self.place.step == 0:
-            features = TrainingFeatures(self.model, self.train_set, self.classes, rng.child("features"), self._change)
+            features = TrainingFeatures(
+                self.model, self.train_set, self.classes, rng.child("features"), self._change, self.task
+            )
             self.place.facts = objective.start_epoch(features)
         order = self.train_set.order(rng.child("order"))
         size = self.settings.batch_size
         batches = (order[step * size : (step + 1) * size] for step in range(self.place.step, self.steps))
         for step, (x, y) in enumerate(self.train_set.follow(batches), self.place.step):
-            x = self._change(x, rng.child("augment", step).generator())
+            x, y = self._change_pair(x, y, rng.child("augment", step))
             state = self._state(stage, step)
             self._step(objective, optimizer, trained, x, y, state)
             self.place.step = step + 1
@@ -329,12 +344,14 @@ class Trainer:
         self.observer.event({"event": "selected", **best})
 
     def _warn_of_collapse(self, stage: Stage, validation: Mapping[str, Any]) -> None:
-        chance = validation["val_accuracy"] <= 1.2 / self.classes
+        guess = self.task.chance(self.classes)
+        chance = guess is not None and validation["val_accuracy"] <= 1.2 * guess
         pulled = {name: weight for name, weight in self.totals.weights.items() if weight > 0}
         if chance and pulled and self.place.epoch + 1 >= 0.5 * self._epochs(stage):
             names = ", ".join(f"{name} (weight {weight:.3g})" for name, weight in pulled.items())
             text = (
-                f"accuracy is at chance under {names}: the features have collapsed; lower the weight or warm up longer"
+                f"{self.task.score_name} is at chance under {names}: the features have collapsed; lower the weight or "
+                "warm up longer"
             )
             self.observer.event({"event": "warning", "epoch": self.place.epoch, "text": text})
 

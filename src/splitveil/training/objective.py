@@ -62,8 +62,9 @@ class Objective:
             item.penalty.attach(model)
 
     def to(self, device: torch.device | str) -> Objective:
-        """Move the model and the penalties."""
+        """Move the model, the task and the penalties."""
         self.model.to(device)
+        self.task.to(device)
         for item in self.penalties:
             item.penalty.to(device)
         return self
@@ -74,7 +75,7 @@ class Objective:
         return {name: values for name, values in facts.items() if values}
 
     def __call__(self, x: Tensor, y: Tensor, state: TrainState) -> Losses:
-        """The losses of a batch: ``x (n, c, h, w)`` in [0, 1], labels ``y (n,)``."""
+        """The losses of a batch: ``x (n, c, h, w)`` in [0, 1], targets ``y (n, ...)``."""
         rng = self.rng.child("step", state.epoch, state.step)
         with rng.child("layers").scoped(x.device):
             trace = self.model(x, self.model.draw(SeededNoise(rng.child("noise")), len(x), x.device))
@@ -92,9 +93,10 @@ class Objective:
 
     def inspect(self, trace: Trace, y: Tensor, state: TrainState, rng: Rng) -> dict[str, dict[str, Tensor]]:
         """What every penalty wants to know of held-out pictures, by its name."""
+        group = self.task.groups(self.task.target(trace.x, y))
         return {
             item.name: item.penalty.inspect(
-                trace, PenaltyContext(self.model, y, state, rng.child("penalty", item.name))
+                trace, PenaltyContext(self.model, group, state, rng.child("penalty", item.name))
             )
             for item in self.penalties
         }
@@ -117,14 +119,16 @@ class Objective:
         state: TrainState,
         rng: Rng,
     ) -> Losses:
-        terms: dict[str, Tensor] = {"task": self.task.loss(trace.output, y).mean()}
+        target = self.task.target(trace.x, y)
+        group = self.task.groups(target)
+        terms: dict[str, Tensor] = {"task": self.task.loss(trace.output, target).mean()}
         total = terms["task"]
         for item in penalties:
-            context = PenaltyContext(self.model, y, state, rng.child("penalty", item.name))
+            context = PenaltyContext(self.model, group, state, rng.child("penalty", item.name))
             if self.model.training:
                 item.penalty.on_step(trace, context)
             parts = item.penalty(trace, context)
             terms.update(parts)
             if weights[item.name] != 0:
                 total = total + weights[item.name] * torch.stack(list(parts.values())).sum()
-        return Losses(total, terms, weights, trace, self.task.score(trace.output.detach(), y))
+        return Losses(total, terms, weights, trace, self.task.score(trace.output.detach(), target))

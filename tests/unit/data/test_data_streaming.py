@@ -200,7 +200,7 @@ def test_what_fails_on_the_way_leaves_nothing(
 def test_what_a_kill_left_is_swept(faces: Path, cache: Path) -> None:
     load_folder(faces, reading=STREAM)
     (entry,) = [item for item in cache.iterdir() if item.is_dir()]
-    entry.rename(entry.with_suffix(".unfinished"))
+    entry.rename(entry.with_name(f"{entry.name}.unfinished"))
     assert len(load_folder(faces, reading=STREAM).train) == 40
     assert [item for item in cache.iterdir() if item.is_dir()] == [entry]
 

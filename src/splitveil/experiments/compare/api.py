@@ -10,12 +10,13 @@ from typing import Any
 from splitveil.data.sources import guess_source
 from splitveil.errors import OutputError, SpecError, SplitveilError, ThreatModelError
 from splitveil.experiments.api import default_recipe, make_spec
-from splitveil.experiments.building import build_run, check_fit, complete_kwargs
+from splitveil.experiments.building import build_run, check_fit
 from splitveil.experiments.compare.analysis import analyse
 from splitveil.experiments.compare.plan import Cell, Grid, cell_of, expand
 from splitveil.experiments.compare.record import FILE, ComparisonRecord
 from splitveil.experiments.compare.run import run_cells
 from splitveil.experiments.compare.workers import Board, share_cores
+from splitveil.experiments.completing import complete, parts_of, planned
 from splitveil.experiments.environment import pick_device
 from splitveil.experiments.folder import check_apart
 from splitveil.experiments.recipes import load_recipe
@@ -24,6 +25,7 @@ from splitveil.files import others, write_text
 from splitveil.registry import ATTACKS, build
 from splitveil.specs import PlugInSpec, TrainingSpec, parse, read_json
 from splitveil.threats import ThreatModel
+from splitveil.training.tasks import make_task
 
 __all__ = ["PLAN", "RUNS", "compare", "plan_cells"]
 
@@ -45,6 +47,8 @@ def plan_cells(
     attack: Mapping[str, Any] | None = None,
     limit: int | None = None,
     threat: ThreatModel | None = None,
+    weights: str | Path | None = None,
+    stream: bool | None = None,
 ) -> list[Cell]:
     """The cells of a comparison, all points of the first seed first; the pictures are read once, to seal them.
 
@@ -60,6 +64,8 @@ def plan_cells(
         attack: changes to the recipe's attack.
         limit: the most pictures to use.
         threat: of the attacks; white box by default.
+        weights: to start every run from, see `splitveil.train`.
+        stream: see `splitveil.train`.
 
     Raises:
         SpecError: a value out of range; it is found before anything runs.
@@ -72,7 +78,15 @@ def plan_cells(
     settings = parse(TrainingSpec, {**plan.training.model_dump(), **(training or {})}, "training")
     specs = [
         make_spec(
-            data, model=model, model_kwargs=model_kwargs, defense=defense, recipe=plan, seed=seed, limit=limit
+            data,
+            model=model,
+            model_kwargs=model_kwargs,
+            defense=defense,
+            recipe=plan,
+            seed=seed,
+            limit=limit,
+            weights=weights,
+            stream=stream,
         ).model_copy(update={"training": settings})
         for seed in range(seeds)
         for defense in chosen
@@ -169,6 +183,10 @@ def _check_attack(attack: PlugInSpec, threat: ThreatModel) -> None:
 def _check_models(cells: Sequence[Cell], pictures: LoadedData) -> None:
     """Build the model of each point once, so that a fault costs no training."""
     for cell in cells:
-        kwargs = complete_kwargs(cell.spec.model, pictures.source, pictures.splits, cell.spec.model.factory)
-        spec = cell.spec.model_copy(update={"model": kwargs})
-        check_fit(build_run(spec, pictures.source.classes, cell.spec.model.factory)[0], pictures.source)
+        trusted, source = cell.spec.model.factory, pictures.source
+        spec, original = complete(cell.spec, source, pictures.splits, trusted)
+        task = make_task(spec.learns)
+        groups = task.count_groups(source.classes)
+        model, _, defense = build_run(spec, groups, trusted, parts_of(original))
+        check_fit(model, source, task)
+        planned(spec, defense.stages(), model, original)
