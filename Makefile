@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all bench table check
+.PHONY: demo test test-all bench table docs check
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
@@ -27,8 +27,11 @@ bench: $(STAMP)
 table: $(STAMP)
 	$(BIN)/python -m benchmarks.defenses_cifar10 --data "$(DATA)" --row $(ROW) --publish
 
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
+
 check: $(STAMP)
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/unit/test_layers.py

@@ -23,10 +23,13 @@ _LAZY = {
     "audit": "splitveil.audit:",
     "certify": "splitveil.certificates.api:certify",
     "defenses": "splitveil.defenses:",
+    "export": "splitveil.export:",
     "factory": "splitveil.experiments.api:factory",
     "load_data": "splitveil.data:load_data",
     "load_model": "splitveil.experiments.api:load_model",
     "report": "splitveil.report:",
+    "objective": "splitveil.experiments.api:objective",
+    "plan": "splitveil.experiments.planning.api:plan",
     "protect": "splitveil.experiments.api:protect",
     "split": "splitveil.nets.cutting:split",
     "train": "splitveil.experiments.api:train",
@@ -44,9 +47,12 @@ __all__ = [
     "audit",
     "certify",
     "defenses",
+    "export",
     "factory",
     "load_data",
     "load_model",
+    "objective",
+    "plan",
     "protect",
     "report",
     "split",
@@ -62,8 +68,11 @@ if TYPE_CHECKING:
     from splitveil.experiments.api import attack as attack
     from splitveil.experiments.api import factory as factory
     from splitveil.experiments.api import load_model as load_model
+    from splitveil.experiments.api import objective as objective
     from splitveil.experiments.api import protect as protect
     from splitveil.experiments.api import train as train
+    from splitveil.experiments.planning.api import plan as plan
+    from splitveil.export.bundle import export as export
     from splitveil.nets.cutting import split as split
     from splitveil.nets.parts import SplitParts as SplitParts
     from splitveil.records import RunRecord as RunRecord

@@ -78,7 +78,7 @@ class QuantisedCodec(Codec):
         levels = self._level(r.detach().float().cpu()).flatten(1).numpy().astype(np.uint16)
         shifts = np.arange(self.bits - 1, -1, -1, dtype=np.uint16)
         ones = (levels[:, :, None] >> shifts) & 1
-        return np.packbits(ones.reshape(len(levels), -1).astype(np.uint8), axis=1).tobytes()
+        return np.packbits(ones.reshape(len(levels), levels.shape[1] * self.bits).astype(np.uint8), axis=1).tobytes()
 
     def decode(self, data: bytes, spec: FeatureSpec) -> Tensor:
         """Bytes to ``(n, *r)``."""

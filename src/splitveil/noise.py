@@ -14,10 +14,15 @@ from torch import Tensor
 from splitveil.contracts import NoiseSpec
 from splitveil.rng import Rng
 
-__all__ = ["EntropyNoise", "SeededNoise"]
+__all__ = ["EntropyNoise", "SeededNoise", "to_device"]
 
 _BLOCK_ROWS = 64
 _SMALLEST, _LARGEST = 2.0**-25, 1.0 - 2.0**-24  # open interval: an inverse CDF must stay finite
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Numbers drawn on the CPU, on a device; a GPU fetches them while it computes, and nobody waits."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ evaluation.json     accuracy, or the score of another task, on the test split, p
 attacks.json        every attack on this run (AttackResult)
 attackers/*.safetensors   fitted attackers
 audit.json          the last audit (AuditRecord)
+people.json         the last audit of identities (PeopleRecord)
 samples/*.safetensors     pictures, reconstructions and the scores per picture
 state/              checkpoint to resume from; removed when training is done
 ```
@@ -40,6 +41,7 @@ from splitveil.specs import (
 
 __all__ = [
     "PREDICTIONS",
+    "PROJECTIONS",
     "AttackResult",
     "AugmentSpec",
     "DataSpec",
@@ -58,6 +60,9 @@ __all__ = [
 
 PREDICTIONS = "samples/test.safetensors"
 """The task's score of every test picture: ``accuracy (n,)`` where it classifies, ``score (n,)`` for other tasks."""
+
+PROJECTIONS = "samples/features.safetensors"
+"""Features and releases of some test pictures on two principal axes, see `splitveil.experiments.projections`."""
 
 
 class FiledRecord(Frozen):

@@ -19,6 +19,7 @@ from splitveil.errors import SpecError, UnknownNameError
 __all__ = [
     "ATTACKS",
     "DEFENSES",
+    "ENGINES",
     "MECHANISMS",
     "METRICS",
     "MODELS",
@@ -318,6 +319,10 @@ RECIPES.add("quick", "splitveil.experiments.recipes:quick", "minutes a run on tw
 RECIPES.add(
     "full", "splitveil.experiments.recipes:full", "the paper's settings: 240 epochs, full attackers; needs a GPU"
 )
+
+ENGINES = Registry("engine", "splitveil.engines")
+ENGINES.add("local", "splitveil.experiments.engines.processes:Processes", "processes of this machine")
+ENGINES.add("ray", "splitveil.experiments.engines.cluster:Cluster", "a Ray cluster, or a Ray instance here")
 
 SUITES = Registry("suite", "splitveil.suites")
 SUITES.add("quick", "splitveil.audit.suites:quick", "a decoder and the closed form: a first look in minutes")

@@ -28,7 +28,7 @@ _SHOWN_FAULTS = 3
 _LATER: dict[str, dict[str, Any]] = {
     "": {"weights": None},
     "data": {"size": None, "skip_corrupt": False},
-    "training": {"sampling": "uniform", "freeze_tail": False},
+    "training": {"precision": "auto", "compile": False, "sampling": "uniform", "freeze_tail": False},
 }
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -98,6 +98,10 @@ class TrainingSpec(Frozen):
     gamma: float = Field(default=0.2, gt=0, le=1)
     clip_norm: float | None = Field(default=5.0, gt=0, description="largest gradient norm, None for no limit")
     augment: AugmentSpec = AugmentSpec()
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="of the network's passes; auto is bfloat16 on GPUs that have it, else float32"
+    )
+    compile: bool = Field(default=False, description="torch.compile: slow to start, then faster on most GPUs")
     sampling: Literal["uniform", "balanced"] = Field(
         default="uniform", description="each picture once an epoch, or each class as often as the others"
     )

@@ -12,6 +12,7 @@ from splitveil.contracts import Codec, FeatureSpec, GaussianChannel, Mechanism, 
 from splitveil.errors import ContractError, InputError
 from splitveil.modes import evaluating
 from splitveil.nets.parts import SplitParts
+from splitveil.noise import to_device
 
 __all__ = ["SplitModel"]
 
@@ -58,7 +59,7 @@ class SplitModel(nn.Module):
 
     def draw(self, source: NoiseSource, n: int, device: torch.device) -> tuple[Tensor, ...]:
         """The noise of n releases from a source."""
-        return tuple(source.draw(spec, n).to(device) for spec in self.noise_specs)
+        return tuple(to_device(source.draw(spec, n), device) for spec in self.noise_specs)
 
     def forward(self, x: Tensor, noises: tuple[Tensor, ...]) -> Trace:
         """One pass for training: ``x (n, c, h, w)`` in [0, 1] and the noises of `noise_specs`."""
@@ -70,7 +71,11 @@ class SplitModel(nn.Module):
     def features(self, x: Tensor) -> tuple[Tensor, GaussianChannel | None]:
         """z and the mechanism's Gaussian stage at z, before any noise; they stay on the edge."""
         z = self.head(x)
-        return z, self.mechanism.gaussian_channel(z)
+        return z, self.channel(z)
+
+    def channel(self, z: Tensor) -> GaussianChannel | None:
+        """The mechanism's Gaussian stage at z, None where it has none."""
+        return self.mechanism.gaussian_channel(z)
 
     def _door(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
         specs = self.noise_specs

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from command_fixtures import Run, Said
 
+from browser_fixtures import axe, watched
 from splitveil import cli
+
+__all__ = ["axe", "run", "watched"]
 
 
 @pytest.fixture

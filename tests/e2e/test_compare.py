@@ -100,6 +100,8 @@ def test_the_same_command_runs_nothing_again(finished: tuple[Path, dict[str, Any
     assert numbers(out) == expected
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_killed_between_and_within_runs_it_goes_on_to_the_same_numbers(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

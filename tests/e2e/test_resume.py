@@ -45,8 +45,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "moments",
-    [("step:11",), ("saving:5",), ("step:2", "weights")],
-    ids=["in mid-epoch", "while saving", "in the first epoch and before the evaluation"],
+    [
+        pytest.param(("step:11",), id="in mid-epoch"),
+        pytest.param(("saving:5",), id="while saving", marks=pytest.mark.long),
+        pytest.param(("step:2", "weights"), id="in the first epoch and before the evaluation", marks=pytest.mark.long),
+    ],
 )
 def test_killed_runs_end_with_the_same_bits(whole: Path, tmp_path: Path, moments: tuple[str, ...]) -> None:
     out = tmp_path / "run"
@@ -59,6 +62,7 @@ def test_killed_runs_end_with_the_same_bits(whole: Path, tmp_path: Path, moments
     assert not (out / "state").exists()
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(whole: Path, tmp_path: Path) -> None:
     again, other = tmp_path / "again", tmp_path / "other"
     assert run(again) == run(other, seed=1) == 0

@@ -15,6 +15,7 @@ import splitveil
 SOURCE = Path(splitveil.__file__).parent
 LAYERS = (
     (
+        "doctor",
         "errors",
         "registry",
         "contracts",
@@ -205,6 +206,34 @@ def test_importing_the_command_line_is_cheap() -> None:
     if "def main" not in MODULES["splitveil.cli"].read_text():
         pytest.skip("the command line is not there yet")
     assert HEAVY & imported_by("import splitveil.cli") == set()
+
+
+def test_the_edge_imports_nothing_above_itself_and_no_torch() -> None:
+    root = SOURCE.parent / "splitveil_edge"
+    named = {
+        name.split(".")[0]
+        for file in root.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    allowed = {"splitveil_edge", "numpy", "httpx", "anyio", "__future__"}
+    assert named - allowed <= set(sys.stdlib_module_names)
+
+
+def test_importing_the_edge_is_cheap() -> None:
+    assert HEAVY & imported_by("import splitveil_edge, splitveil_edge.cli, splitveil_edge.client") == set()
+
+
+def test_both_wheels_have_one_version() -> None:
+    import splitveil_edge
+
+    assert splitveil_edge.__version__ == splitveil.__version__
 
 
 def test_importing_configures_no_logging() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from splitveil.attacks.bundle import BundleSubject, holds_a_bundle
 from splitveil.attacks.endpoint import EndpointSubject
 from splitveil.attacks.onnx import OnnxSubject
 from splitveil.attacks.pairs import PairsSubject
@@ -19,13 +20,14 @@ from splitveil.split_model import SplitModel
 
 __all__ = ["load_subject"]
 
-_FORMS = "path.onnx, path.safetensors, http(s)://address or package.module:factory"
+_FORMS = "path.onnx, path.safetensors, the folder of a bundle, http(s)://address or package.module:factory"
 
 
 def load_subject(text: str, input_shape: Sequence[int] | None = None) -> Subject:
     """The subject that a text names.
 
     ```
+    bundle/                BundleSubject
     encoder.onnx           OnnxSubject        pairs.safetensors     PairsSubject
     http(s)://host/path    EndpointSubject    module:factory        what the factory returns
     ```
@@ -49,6 +51,8 @@ def load_subject(text: str, input_shape: Sequence[int] | None = None) -> Subject
     shape = _check_shape(input_shape)
     if text.startswith(("http://", "https://")):
         return EndpointSubject(text, _needed(shape, text))
+    if holds_a_bundle(text):
+        return _fitting(BundleSubject(text), shape, text)
     suffix = Path(text).suffix.lower()
     if suffix == ".onnx":
         return _fitting(OnnxSubject(text), shape, text)

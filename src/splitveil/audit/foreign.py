@@ -50,6 +50,7 @@ def audit_encoder(
     limit: int | None = None,
     seed: int = 0,
     observe: Observe = lambda _: Observer(),
+    after: Callable[[Target], None] = lambda _: None,
 ) -> AuditRecord:
     """Audit an encoder that is not ours, and write ``audit.json`` and the pictures into a folder.
 
@@ -57,7 +58,7 @@ def audit_encoder(
     twin without a defense stands beside it: a plain encoder of the same payload, trained here, does.
 
     Args:
-        text: ``encoder.onnx``, ``pairs.safetensors``, ``http(s)://…`` or ``package.module:factory``.
+        text: a bundle's folder, ``encoder.onnx``, ``pairs.safetensors``, ``http(s)://…`` or ``package.module:factory``.
         out: folder; new, empty, or an earlier audit's.
         recipe: the scale of the attacks.
         data: pictures to attack with, as in `splitveil.train`; stored pairs bring their own.
@@ -67,6 +68,7 @@ def audit_encoder(
         limit: the most pictures to use.
         seed: of attacks and splits.
         observe: watches.
+        after: is handed what was attacked, once the audit is written: to replay its releases, for one.
 
     Raises:
         UsageError: pictures are missing, or come with the pairs already.
@@ -84,6 +86,7 @@ def audit_encoder(
     for attack in found.attacks:
         _store(out / attack.samples, kept[attack.key])
     found.write(out)
+    after(target)
     return found
 
 

@@ -57,6 +57,7 @@ def audit_run(
     trusted: str | None = None,
     lpips_weights: Path | None = None,
     data: LoadedData | None = None,
+    subject: str | None = None,
 ) -> AuditRecord:
     """Audit a finished run, and write ``audit.json`` into its folder.
 
@@ -76,6 +77,7 @@ def audit_run(
         trusted: a model factory outside splitveil that the user named.
         lpips_weights: a file of weights to measure LPIPS with.
         data: pictures that are loaded already.
+        subject: what to call the run; its folder by default.
 
     Raises:
         SpecError: the defense names no attack that knows it, so that there is nothing to grade it with.
@@ -96,8 +98,8 @@ def audit_run(
     results, skipped = _attack_all(plan, threat, attack)
     twin = _on_undefended(undefended, results, data, seed, observe, device, trusted)
     found = _assemble(
-        target, plan, threat, results, skipped, twin, subject=str(record.path), adaptive=adaptive, observe=observe,
-        noise=_with_more_noise(record, target, results, threat),
+        target, plan, threat, results, skipped, twin, subject=subject or str(record.path), adaptive=adaptive,
+        observe=observe, noise=_with_more_noise(record, target, results, threat),
     )  # fmt: skip
     found = found.model_copy(update={"elapsed_s": time.monotonic() - started, "recognition_ceiling": ceiling})
     found.write(record.path)

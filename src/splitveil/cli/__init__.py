@@ -6,8 +6,25 @@ import sys
 
 import typer
 
-from splitveil.cli import attack, audit, certify, compare, convert, demo, listing, report, train
+from splitveil.cli import (
+    attack,
+    audit,
+    bundle,
+    certify,
+    compare,
+    convert,
+    demo,
+    doctor,
+    export,
+    infer,
+    listing,
+    plan,
+    report,
+    serve,
+    train,
+)
 from splitveil.errors import OutputError, SplitveilError
+from splitveil_edge.errors import EdgeError
 
 __all__ = ["app", "main"]
 
@@ -21,12 +38,18 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("compare")(compare.compare)
+app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("attack")(attack.attack)
 app.command("audit")(audit.audit)
 app.command("certify")(certify.certify)
 app.command("report")(report.report)
+app.command("export")(export.export)
+app.add_typer(bundle.app, name="bundle")
+app.command("infer", **infer.SETTINGS)(infer.infer)
+app.command("serve")(serve.serve)
 app.command("convert")(convert.convert)
+app.command("doctor")(doctor.doctor)
 app.command("list")(listing.list_names)
 
 
@@ -49,7 +72,7 @@ def main() -> None:
     """Run the command line: errors of the user's go to stderr in one line, with their exit code."""
     try:
         app(prog_name="splitveil")
-    except SplitveilError as error:
+    except (SplitveilError, EdgeError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:  # a path that the operating system refuses, such as a name that is too long

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from splitveil.cli.common import echo_json, progress_bar, trust
+from splitveil.cli.engines import Address, CpusPerRun, GpusPerRun, Retries, make_engine
 from splitveil.errors import CheckFailedError, UsageError
 
 if TYPE_CHECKING:
+    from splitveil.audit.people_record import PeopleRecord
     from splitveil.audit.record import AuditRecord
-    from splitveil.records import AttackResult
+    from splitveil.experiments.engines.jobs import Engine
+    from splitveil.experiments.target import Target
+    from splitveil.records import AttackResult, RunRecord
     from splitveil.training.observer import Observer
 
 
@@ -22,7 +26,7 @@ def audit(
     subjects: Annotated[
         list[str],
         typer.Argument(
-            help="Folders of runs, or one encoder: file.onnx, pairs.safetensors, http(s)://address, module:factory."
+            help="Folders of runs, or one encoder: bundle/, file.onnx, pairs.safetensors, http(s)://…, module:factory."
         ),
     ],
     suite: Annotated[str, typer.Option(help="quick, standard or strong; see  splitveil list suites.")] = "standard",
@@ -46,18 +50,32 @@ def audit(
     data: Annotated[str | None, typer.Option(help="Pictures for an encoder; see  splitveil train --help.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The most pictures to use for an encoder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the audit of an encoder; a run keeps its own.")] = None,
+    server: Annotated[
+        str | None, typer.Option(help="Replay the audited releases of a bundle through this server, https://host:port.")
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the server's bearer token.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="Certificates to trust the server by, PEM.")] = None,
     lpips_weights: Annotated[
         Path | None, typer.Option(help="A safetensors file of weights to measure LPIPS with.")
     ] = None,
+    people: Annotated[
+        bool, typer.Option("--people", help="Labels are people: look for them by their releases, too.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the attacks.")] = 0,
     model: Annotated[str | None, typer.Option(help="A factory outside splitveil that you trust.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; the first GPU by default.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="local or ray: each run by itself; one after another here by default.")
+    ] = None,
+    address: Address = None,
+    cpus_per_run: CpusPerRun = None,
+    gpus_per_run: GpusPerRun = None,
+    retries: Retries = None,
     strict: Annotated[bool, typer.Option(help="Exit with 1 unless every audit is valid.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Try every attack of a suite that a threat model grants, and report the worst over all of them."""
     from splitveil.audit.foreign import FRESH_RELEASES, audit_encoder
-    from splitveil.audit.run import audit_run, find_undefended
     from splitveil.data.sources import guess_source
     from splitveil.experiments.api import default_recipe
     from splitveil.experiments.recipes import load_recipe
@@ -69,9 +87,14 @@ def audit(
         wanted = {"observations": seen, "duplicates": duplicates, "auxiliary": auxiliary, "shift": shift}
         return ThreatModel.from_json({**plain, **wanted})
 
+    chosen = _engine(engine, device, address, cpus_per_run, gpus_per_run, retries)
+    failed: dict[str, str] = {}
     encoders = [text for text in subjects if _names_an_encoder(text)]
+    searched: list[PeopleRecord] = []
     if encoders:
-        _check_encoder(subjects, out, undefended, device)
+        if people:
+            raise UsageError("expected --people with runs only, got it with an encoder: drop it")
+        _check_encoder(subjects, out, undefended, device or engine)
         assert out is not None
         trust(encoders[0] if ":" in encoders[0] and "//" not in encoders[0] else None)
         scale = recipe or default_recipe(guess_source(data)[0] if data else "pairs")
@@ -87,50 +110,138 @@ def audit(
                 limit=limit,
                 seed=seed,
                 observe=partial(_bar, Path(encoders[0]).name),
+                after=_replayed(encoders[0], out, server, token_file, ca),
             )
         ]
     else:
+        if server is not None:
+            raise UsageError("expected --server with a bundle only, got it with a run: export the run first")
         if data is not None or out is not None or limit is not None:
             raise UsageError("expected --data, --limit and --out with an encoder only, got them with a run: drop them")
         trust(model)
         records = RunRecord.gather([Path(text) for text in subjects])
         beside = [RunRecord.open(undefended)] if undefended is not None else records
-        found = [
-            audit_run(
-                record,
-                suite=suite,
-                recipe=load_recipe(recipe or default_recipe(record.spec.data.source)),
-                threat=granted(threat or "white_box", observations or 1),
-                seed=seed,
-                undefended=find_undefended(record, beside),
-                observe=partial(_bar, record.name),
-                device=device,
-                trusted=model,
-                lpips_weights=lpips_weights,
-            )
-            for record in records
-        ]
+        settings: dict[str, Any] = {
+            "suite": suite,
+            "threat": granted(threat or "white_box", observations or 1),
+            "seed": seed,
+            "trusted": model,
+            "lpips_weights": lpips_weights,
+        }
+        if chosen is None:
+            found = _one_by_one(records, beside, recipe, device, settings)
+        else:
+            found, failed = _on_engine(chosen, records, beside, recipe, settings)
+        if people:
+            from splitveil.audit.people import find_people
+
+            for record in records:
+                watched = _bar(record.name, "people")
+                searched.append(find_people(record, seed=seed, observer=watched, device=device, trusted=model))
     if json_:
-        echo_json([item.model_dump(mode="json") for item in found])
+        echo_json([item.model_dump(mode="json") for item in (*found, *searched)])
     else:
         for item in found:
             _show(item)
+        for whose in searched:
+            _show_people(whose)
+    for name, error in failed.items():
+        typer.echo(f"failed: {name}: {error}")
+    if failed:
+        raise CheckFailedError(f"{len(failed)} of {len(found) + len(failed)} audits failed")
     unsound = [item.subject for item in found if item.status != "valid"]
     if strict and unsound:
         raise CheckFailedError(f"the audit of {', '.join(unsound)} is not valid: see its controls")
 
 
 def _names_an_encoder(text: str) -> bool:
+    if (Path(text) / "passport.json").is_file():
+        return True
     return not Path(text).is_dir() and (text.endswith((".onnx", ".safetensors")) or ":" in text)
 
 
-def _check_encoder(subjects: Sequence[str], out: Path | None, undefended: Path | None, device: str | None) -> None:
+def _check_encoder(subjects: Sequence[str], out: Path | None, undefended: Path | None, place: str | None) -> None:
     if len(subjects) > 1:
         raise UsageError(f"expected one encoder, got {len(subjects)} subjects: audit them one by one")
     if out is None:
         raise UsageError("expected --out for the audit of an encoder, got none: name a folder")
-    if undefended is not None or device is not None:
-        raise UsageError("expected no --undefended and no --device with an encoder, got one: drop it")
+    if undefended is not None or place is not None:
+        raise UsageError("expected no --undefended, --device and --engine with an encoder, got one: drop it")
+
+
+def _engine(engine: str | None, device: str | None, address: str | None, *resources: float | None) -> Engine | None:
+    """The engine that the user named; without one, audits follow each other in this process."""
+    cpus, gpus, retries = resources
+    given = {"address": address, "cpus_per_run": cpus, "gpus_per_run": gpus, "retries": retries}
+    if engine is not None:
+        return make_engine(engine, device=device, **given)
+    if any(value is not None for value in given.values()):
+        raise UsageError("expected --engine ray beside --address and what each run gets, got none: add it")
+    return None
+
+
+def _one_by_one(
+    records: Sequence[RunRecord],
+    beside: Sequence[RunRecord],
+    recipe: str | None,
+    device: str | None,
+    settings: dict[str, Any],
+) -> list[AuditRecord]:
+    from splitveil.audit.run import audit_run, find_undefended
+    from splitveil.experiments.api import default_recipe
+    from splitveil.experiments.recipes import load_recipe
+
+    return [
+        audit_run(
+            record,
+            recipe=load_recipe(recipe or default_recipe(record.spec.data.source)),
+            undefended=find_undefended(record, beside),
+            observe=partial(_bar, record.name),
+            device=device,
+            **settings,
+        )
+        for record in records
+    ]
+
+
+def _on_engine(
+    engine: Engine,
+    records: Sequence[RunRecord],
+    beside: Sequence[RunRecord],
+    recipe: str | None,
+    settings: dict[str, Any],
+) -> tuple[list[AuditRecord], dict[str, str]]:
+    from splitveil.audit.many import audit_runs
+    from splitveil.cli.board import make_board
+
+    with make_board(len(records)) as board:
+        return audit_runs(records, engine=engine, board=board, recipe=recipe, beside=beside, **settings)
+
+
+def _replayed(
+    text: str, out: Path, server: str | None, token_file: Path | None, ca: Path | None
+) -> Callable[[Target], None]:
+    """What happens after the audit of an encoder."""
+    if server is None:
+        return lambda _: None
+    if not (Path(text) / "passport.json").is_file():
+        raise UsageError("expected --server with a bundle, got another encoder: only a bundle says what is served")
+    from splitveil.audit.replay import replay_releases
+    from splitveil_edge.cli import read_token
+    from splitveil_edge.client import EdgeClient
+
+    client = EdgeClient(text, server, token=read_token(token_file), ca=ca)  # before hours of attacks, not after them
+    client.meet()
+
+    def replay(target: Target) -> None:
+        found = replay_releases(target, bundle=Path(text), client=client, out=out)
+        typer.echo(
+            f"replayed {found.releases} releases through {found.server}: replies within {found.largest_difference:.2g} "
+            f"of cloud.onnx, {found.same_predictions:.1%} of predictions the same",
+            err=True,
+        )
+
+    return replay
 
 
 def _bar(name: str, part: str) -> Observer:
@@ -161,6 +272,15 @@ def _show(found: AuditRecord) -> None:
         typer.echo(f"  recognised of the originals: {found.recognition_ceiling.mean:.3f}")
     for control in found.controls:
         typer.echo(f"  {control.state:<14} {control.title}: {control.detail}")
+
+
+def _show_people(found: PeopleRecord) -> None:
+    score = found.by_person
+    typer.echo(
+        f"people of {found.subject}: found {score.mean:.1%} [{score.low:.1%}, {score.high:.1%}] of the time, "
+        f"chance {found.chance:.1%}, from the raw pictures {found.ceiling.mean:.1%}; "
+        f"galleries of {max(found.galleries)} people"
+    )
 
 
 def _row(attack: AttackResult, needs: Sequence[str], beyond: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from splitveil.records import RunRecord
     from splitveil.training.observer import Observer
 
-__all__ = ["echo_json", "parse_grid", "parse_options", "progress_bar", "show_table", "trust"]
+__all__ = ["echo_json", "parse_grid", "parse_options", "parse_shape", "progress_bar", "show_table", "trust"]
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -60,6 +60,19 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """``3,32,32`` to sizes.
+
+    Example:
+        >>> parse_shape("3,32,32")
+        (3, 32, 32)
+    """
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"expected --input-shape as channels,rows,columns, got '{text}'") from error
 
 
 def trust(model: str | None) -> str | None:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from splitveil.cli.common import echo_json, parse_grid, parse_options, trust
+from splitveil.cli.engines import Address, CpusPerRun, EngineName, GpusPerRun, Retries, make_engine
 from splitveil.errors import CheckFailedError
 
 if TYPE_CHECKING:
     from splitveil.experiments.compare.plan import Cell
     from splitveil.experiments.compare.record import ComparisonRecord, Interval, PointRecord
+    from splitveil.experiments.engines.jobs import Engine
     from splitveil.threats import ThreatModel
 
 _CURES = {"no overlap": "move the grids towards each other", "no shared seed": "run again what failed"}
@@ -38,6 +40,11 @@ def compare(
     stream: Annotated[bool | None, typer.Option(help="See  splitveil train --help.")] = None,
     threat: Annotated[str, typer.Option(help="white_box, black_box, pairs_only or query_free.")] = "white_box",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core, or one on a GPU.")] = None,
+    engine: EngineName = None,
+    address: Address = None,
+    cpus_per_run: CpusPerRun = None,
+    gpus_per_run: GpusPerRun = None,
+    retries: Retries = None,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; the first GPU by default.")] = None,
     strict: Annotated[bool, typer.Option(help="Exit with 1 if a control or a run failed.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
@@ -50,6 +57,15 @@ def compare(
 
     granted = ThreatModel.preset(threat)
     trusted = trust(model)
+    chosen = make_engine(
+        engine,
+        workers=workers,
+        device=device,
+        address=address,
+        cpus_per_run=cpus_per_run,
+        gpus_per_run=gpus_per_run,
+        retries=retries,
+    )
     scale = recipe or default_recipe(guess_source(data)[0])
     cells = plan_cells(
         defenses,
@@ -66,17 +82,7 @@ def compare(
         weights=weights,
         stream=stream,
     )
-    finish(
-        cells,
-        out,
-        recipe=scale,
-        json_=json_,
-        threat=granted,
-        workers=workers,
-        device=device,
-        strict=strict,
-        trusted=trusted,
-    )
+    finish(cells, out, recipe=scale, json_=json_, threat=granted, engine=chosen, strict=strict, trusted=trusted)
 
 
 def finish(
@@ -86,8 +92,7 @@ def finish(
     recipe: str,
     json_: bool,
     threat: ThreatModel | None = None,
-    workers: int | None = None,
-    device: str | None = None,
+    engine: Engine | None = None,
     trusted: str | None = None,
     strict: bool = False,
 ) -> None:
@@ -97,9 +102,7 @@ def finish(
     from splitveil.report.comparison import build_comparison_report
 
     with make_board(len(cells)) as board:
-        record = run_comparison(
-            cells, out, board=board, recipe=recipe, threat=threat, workers=workers, device=device, trusted=trusted
-        )
+        record = run_comparison(cells, out, board=board, recipe=recipe, threat=threat, engine=engine, trusted=trusted)
     page = build_comparison_report(record, out, out / "report.html")
     if json_:
         echo_json({"report": str(page), **record.model_dump(mode="json")})

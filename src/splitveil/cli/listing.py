@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from splitveil.cli.common import echo_json
+from splitveil.cli.common import echo_json, parse_shape
 from splitveil.errors import UnknownNameError, UsageError
 
 
@@ -15,7 +15,8 @@ def list_names(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="defenses, attacks, metrics, models, recipes, sources, suites, tasks, mechanisms, penalties; cuts."
+            help="defenses, attacks, metrics, models, recipes, sources, suites, tasks, engines, mechanisms, penalties; "
+            "cuts."
         ),
     ] = None,
     model: Annotated[str | None, typer.Argument(help="Of cuts: vgg11 (torchvision) or timm:resnet18.")] = None,
@@ -33,6 +34,7 @@ def list_names(
     kinds = {
         "attacks": registry.ATTACKS,
         "defenses": registry.DEFENSES,
+        "engines": registry.ENGINES,
         "mechanisms": registry.MECHANISMS,
         "metrics": registry.METRICS,
         "models": registry.MODELS,
@@ -62,11 +64,7 @@ def _cuts(model: str | None, input_shape: str, json_: bool) -> None:
 
     if model is None:
         raise UsageError("expected a network beside 'cuts', got none: splitveil list cuts timm:resnet18")
-    try:
-        sizes = tuple(int(size) for size in input_shape.split(","))
-    except ValueError as error:
-        raise UsageError(f"expected --input-shape as channels,rows,columns, got '{input_shape}'") from error
-    found = list_cuts(model, input_shape=sizes)
+    found = list_cuts(model, input_shape=parse_shape(input_shape))
     if json_:
         echo_json([asdict(item) for item in found])
         return

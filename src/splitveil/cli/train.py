@@ -54,12 +54,15 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and noise.")] = 0,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; the first GPU by default.")] = None,
+    devices: Annotated[int, typer.Option(help="How many train together, a process each.")] = 1,
+    accelerator: Annotated[str | None, typer.Option(help="cpu or gpu; GPUs by default where there are any.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Train a split model under a defense; the same command goes on with an interrupted run."""
     from splitveil.data.sources import guess_source
     from splitveil.defenses import load_defense
     from splitveil.experiments.api import default_recipe, make_spec
+    from splitveil.experiments.devices import as_accelerator
     from splitveil.experiments.recipes import load_recipe
     from splitveil.experiments.training import train_run
     from splitveil.specs import PlugInSpec, RunSpec, TrainingSpec, parse, read_json
@@ -89,7 +92,15 @@ def train(
         )
     label = out.name or chosen.defense.name
     trusted = trust(model)
-    record = train_run(chosen, out, observer=progress_bar(label), device=device, trusted=trusted)
+    record = train_run(
+        chosen,
+        out,
+        observer=progress_bar(label),
+        device=device,
+        trusted=trusted,
+        devices=devices,
+        accelerator=as_accelerator(accelerator),
+    )
     result = record.evaluation
     if result is None:
         return

@@ -21,6 +21,7 @@ from splitveil.contracts.attack import (
     Subject,
     View,
 )
+from splitveil.contracts.comm import ALONE, Alone, Comm
 from splitveil.contracts.training import (
     Budget,
     FeatureBatch,
@@ -46,11 +47,14 @@ from splitveil.contracts.values import (
 from splitveil.contracts.wire import Codec, Mechanism
 
 __all__ = [
+    "ALONE",
+    "Alone",
     "Attack",
     "AttackBase",
     "AttributeAttack",
     "Budget",
     "Codec",
+    "Comm",
     "FeatureBatch",
     "FeatureSpec",
     "FeatureStream",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from splitveil.contracts.comm import ALONE, Comm
 from splitveil.contracts.values import FeatureSpec, GaussianChannel, Trace, TrainState, positive
 from splitveil.errors import SpecError
 
@@ -64,12 +65,17 @@ class FeatureStream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PenaltyContext:
-    """What a penalty may read beside the trace."""
+    """What a penalty may read beside the trace.
+
+    `comm` is the other processes that hold rows of the same batch: a statistic of pairs, or of the batch, gathers its
+    rows first; what a penalty draws for itself per row it draws for the whole batch, from row ``comm.first`` on.
+    """
 
     model: nn.Module
     y: Tensor
     state: TrainState
     rng: Rng
+    comm: Comm = ALONE
 
 
 class Penalty(nn.Module, ABC):

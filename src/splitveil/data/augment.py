@@ -9,11 +9,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from splitveil.errors import InputError, SpecError
+from splitveil.noise import to_device
 
 __all__ = ["augment", "augment_masks"]
 
 
-def augment(pictures: Tensor, *, crop: int, flip: bool, rotation: float, generator: torch.Generator) -> Tensor:
+def augment(
+    pictures: Tensor,
+    *,
+    crop: int,
+    flip: bool,
+    rotation: float,
+    generator: torch.Generator,
+    first: int = 0,
+    total: int | None = None,
+) -> Tensor:
     """Shift, flip and rotate each picture by its own random amounts, in one resampling; zeros come in at the edges.
 
     ```
@@ -29,6 +39,8 @@ def augment(pictures: Tensor, *, crop: int, flip: bool, rotation: float, generat
         flip: whether to flip half of the pictures.
         rotation: the largest angle in degrees.
         generator: a CPU generator.
+        first: of the pictures' places in the batch that they are a part of; each place has numbers of its own.
+        total: n of that batch; None where these are all of it.
 
     Returns:
         pictures like those given; the same tensor when nothing is asked for.
@@ -52,15 +64,26 @@ def augment(pictures: Tensor, *, crop: int, flip: bool, rotation: float, generat
     if not (crop or flip or rotation) or not len(pictures):
         return pictures
     height, width = pictures.shape[2:]
-    theta = _draw(len(pictures), crop, flip, rotation, height, width, generator)
-    grid = functional.affine_grid(theta.to(pictures), list(pictures.shape), align_corners=False)
+    drawn = _draw(len(pictures) if total is None else total, crop, flip, rotation, height, width, generator)
+    theta = drawn[first : first + len(pictures)]
+    theta = to_device(theta.to(pictures.dtype), pictures.device)
+    grid = functional.affine_grid(theta, list(pictures.shape), align_corners=False)
     # whole pixels need no interpolation, and the nearest one is exact where the grid itself is rounded
     mode = "bilinear" if rotation else "nearest"
     moved = functional.grid_sample(pictures, grid, mode=mode, padding_mode="zeros", align_corners=False)
     return moved.clamp_(0.0, 1.0)
 
 
-def augment_masks(masks: Tensor, *, crop: int, flip: bool, rotation: float, generator: torch.Generator) -> Tensor:
+def augment_masks(
+    masks: Tensor,
+    *,
+    crop: int,
+    flip: bool,
+    rotation: float,
+    generator: torch.Generator,
+    first: int = 0,
+    total: int | None = None,
+) -> Tensor:
     """Move masks as `augment` moves their pictures under the same generator; 255 comes in at the edges.
 
     Args:
@@ -69,6 +92,8 @@ def augment_masks(masks: Tensor, *, crop: int, flip: bool, rotation: float, gene
         flip: see `augment`.
         rotation: see `augment`; masks take the nearest pixel.
         generator: a CPU generator in the state that the pictures' had.
+        first: see `augment`.
+        total: see `augment`.
 
     Example:
         >>> masks = torch.ones(2, 8, 8, dtype=torch.uint8)
@@ -78,9 +103,10 @@ def augment_masks(masks: Tensor, *, crop: int, flip: bool, rotation: float, gene
     if not (crop or flip or rotation) or not len(masks):
         return masks
     height, width = masks.shape[1:]
-    theta = _draw(len(masks), crop, flip, rotation, height, width, generator)
+    drawn = _draw(len(masks) if total is None else total, crop, flip, rotation, height, width, generator)
     shifted = masks.unsqueeze(1).float() + 1  # so that zeros are what comes in
-    grid = functional.affine_grid(theta.to(shifted), list(shifted.shape), align_corners=False)
+    theta = to_device(drawn[first : first + len(masks)].to(shifted.dtype), shifted.device)
+    grid = functional.affine_grid(theta, list(shifted.shape), align_corners=False)
     moved = functional.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     return torch.where(moved > 0, moved - 1, 255).squeeze(1).to(torch.uint8)
 

@@ -56,6 +56,10 @@ class StoredRows:
         if hasattr(os, "posix_fadvise"):  # reading ahead of a random row reads what nobody asked for
             os.posix_fadvise(self._handle, 0, 0, os.POSIX_FADV_RANDOM)
 
+    def __reduce__(self) -> tuple[type[StoredRows], tuple[Path, tuple[int, ...], NDArray[np.int64]]]:
+        """Another process opens the file itself."""
+        return StoredRows, (self.file, self.row, self.places)
+
     def __len__(self) -> int:
         return len(self.places)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from splitveil.contracts import Task
+from splitveil.contracts import Stage, Task
 from splitveil.data.datasets import as_source
 from splitveil.data.reading import Reading
 from splitveil.data.sources import guess_source
@@ -15,6 +15,7 @@ from splitveil.errors import SpecError, UsageError
 from splitveil.experiments.attacking import attack_run
 from splitveil.experiments.attacking import load_model as load_run_model
 from splitveil.experiments.building import build_parts, build_protected, factory_target
+from splitveil.experiments.devices import Accelerator
 from splitveil.experiments.recipes import Recipe, load_recipe
 from splitveil.experiments.starting import find_weights
 from splitveil.experiments.training import LoadedData, load_data_spec, train_run
@@ -26,9 +27,10 @@ from splitveil.split_model import SplitModel
 from splitveil.threats import ThreatModel
 from splitveil.training.objective import Objective
 from splitveil.training.observer import Observer
+from splitveil.training.own_loop import OwnLoop
 from splitveil.training.tasks import Classification
 
-__all__ = ["attack", "default_recipe", "factory", "load_model", "make_spec", "protect", "reload", "train"]
+__all__ = ["attack", "default_recipe", "factory", "load_model", "make_spec", "objective", "protect", "reload", "train"]
 
 
 def factory(model: str, *, seed: int = 0, **kwargs: Any) -> SplitParts:
@@ -52,6 +54,40 @@ def protect(
     groups = classes if task is None else task.count_groups(classes)
     model, penalties = build_protected(parts, defense, groups, Rng(seed).child("init"))
     return model, Objective(model, task or Classification(), penalties, Rng(seed).child("train"))
+
+
+def objective(
+    parts: SplitParts, defense: Defense, *, classes: int, epochs: int, seed: int = 0, task: Task | None = None
+) -> OwnLoop:
+    """A defense as the loss of a training loop of your own; the split model is its `model`.
+
+    ```
+    objective = sv.objective(parts, defense, classes=10, epochs=20)
+    each epoch:  objective.start_epoch(loader);  each step:  objective(x, y).backward()
+    ```
+
+    Args:
+        parts: of `split`, or of a factory of yours.
+        defense: see `splitveil.defenses`.
+        classes: k.
+        epochs: that the loop will run.
+        seed: of new layers, noise and random layers.
+        task: what is learned; classification by default.
+
+    Raises:
+        SpecError: a defense that trains in stages, which only `train` can run.
+    """
+    stages = defense.stages()
+    if len(stages) != 1 or stages[0].before is not None or stages[0] != Stage(name=stages[0].name):
+        names = ", ".join(stage.name for stage in stages)
+        raise SpecError(
+            f"expected a defense of one plain stage for a loop of your own, got '{defense.name}' with {names}: "
+            "train it by  splitveil.train"
+        )
+    learns = task or Classification()
+    groups, rng = learns.count_groups(classes), Rng(seed)
+    model, penalties = build_protected(parts, defense, groups, rng.child("init"))
+    return OwnLoop(model, learns, penalties, classes=groups, epochs=epochs, rng=rng.child("train"))
 
 
 def default_recipe(source: str) -> str:
@@ -124,6 +160,8 @@ def train(
     stream: bool | None = None,
     observer: Observer | None = None,
     device: str | None = None,
+    devices: int = 1,
+    accelerator: Accelerator | None = None,
     **model_kwargs: Any,
 ) -> RunRecord:
     """Train a registered net, or ``package.module:function``, under a defense.
@@ -145,6 +183,9 @@ def train(
         stream: read pictures from a file, batch by batch; None where they would fill a quarter of the memory.
         observer: hears of progress.
         device: ``cuda``, ``cpu`` …
+        devices: how many train together, a process each; the script then guards its entry with
+            ``if __name__ == "__main__":``.
+        accelerator: ``cpu`` or ``gpu``.
         model_kwargs: for the net's factory, such as ``width=0.25``.
     """
     if not isinstance(defense, Defense):
@@ -166,8 +207,16 @@ def train(
         skip_corrupt=skip_corrupt,
         stream=stream,
     )
-    loaded = None if live is None else load_data_spec(spec.data, observer, live)
-    return train_run(spec, Path(out), observer=observer, device=device, trusted=spec.model.factory, data=loaded)
+    return train_run(
+        spec,
+        Path(out),
+        observer=observer,
+        device=device,
+        trusted=spec.model.factory,
+        data=None if live is None else load_data_spec(spec.data, observer, live),
+        devices=devices,
+        accelerator=accelerator,
+    )
 
 
 def attack(

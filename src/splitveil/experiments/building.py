@@ -24,6 +24,7 @@ from splitveil.split_model import SplitModel
 from splitveil.training.tasks import Classification, make_task
 
 __all__ = [
+    "BuiltRun",
     "build_parts",
     "build_protected",
     "build_run",
@@ -33,6 +34,9 @@ __all__ = [
     "factory_target",
     "trusted_factory",
 ]
+
+BuiltRun = tuple[SplitModel, tuple[Weighted, ...], Defense]
+"""What a run trains, and the defense that says how."""
 
 
 def factory_target(model: str) -> str:
@@ -121,9 +125,7 @@ def build_protected(
     return model.with_mechanism(mechanism, defense.codec), penalties
 
 
-def build_run(
-    spec: RunSpec, classes: int, trusted: str | None = None, parts: SplitParts | None = None
-) -> tuple[SplitModel, tuple[Weighted, ...], Defense]:
+def build_run(spec: RunSpec, classes: int, trusted: str | None = None, parts: SplitParts | None = None) -> BuiltRun:
     """Everything that a run trains: untrained, or from the parts of a trained model."""
     defense = load_defense(spec.defense.name, spec.defense.params)
     rng = Rng(spec.seed)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast
 
-from splitveil.contracts import Stage, Task
+from splitveil.contracts import Stage, Task, Weighted
 from splitveil.data.splits import Splits
 from splitveil.data.tables import Source
 from splitveil.errors import SpecError
-from splitveil.experiments.building import complete_kwargs
+from splitveil.experiments.building import build_run, check_fit, complete_kwargs
 from splitveil.experiments.starting import Original, load_original
 from splitveil.nets.parts import SplitParts
 from splitveil.registry import TASKS
@@ -20,7 +20,7 @@ from splitveil.specs import PlugInSpec, RunSpec
 from splitveil.split_model import SplitModel
 from splitveil.training.tasks import make_task, with_facts
 
-__all__ = ["complete", "parts_of", "planned"]
+__all__ = ["Prepared", "complete", "original_of", "prepare"]
 
 
 def complete(
@@ -43,9 +43,7 @@ def complete(
     data = spec.data.model_copy(update={"digest": splits.digest})
     learns, outputs = with_facts(spec.learns, source, splits.train)
     model = complete_kwargs(spec.model, source, splits, trusted, outputs)
-    original = None
-    if spec.weights is not None:
-        original = load_original(spec.weights, model, data, source, Rng(spec.seed).child("init"), trusted)
+    original = original_of(spec.model_copy(update={"data": data, "model": model}), source, trusted)
     if cast(type[Task], TASKS.load(learns.name)).needs_original:
         if original is None:
             raise SpecError(f"expected weights of the model that task '{learns.name}' learns from, got none: pass some")
@@ -60,12 +58,65 @@ def complete(
     return spec.model_copy(update=found), original
 
 
-def parts_of(original: Original | None) -> SplitParts | None:
+def original_of(spec: RunSpec, source: Source, trusted: str | None = None) -> Original | None:
+    """The trained model that a run starts from, None for fresh weights; digest and parameters are filled in already."""
+    if spec.weights is None:
+        return None
+    return load_original(spec.weights, spec.model, spec.data, source, Rng(spec.seed).child("init"), trusted)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """All that a complete spec trains.
+
+    Args:
+        model: to train.
+        penalties: with their schedules.
+        stages: in order.
+        task: what is learned.
+        groups: how many classes penalties see.
+        built: the model as whoever loads the run builds it.
+        original: the trained model that the run starts from, None for fresh weights.
+    """
+
+    model: SplitModel
+    penalties: tuple[Weighted, ...]
+    stages: tuple[Stage, ...]
+    task: Task
+    groups: int
+    built: SplitModel
+    original: Original | None
+
+
+def prepare(spec: RunSpec, source: Source, original: Original | None, trusted: str | None = None) -> Prepared:
+    """Build what a complete spec trains.
+
+    Args:
+        spec: see `complete`.
+        source: the pictures.
+        original: see `complete`.
+        trusted: a model factory outside splitveil that the user named.
+
+    Raises:
+        SpecError: a model that does not fit the pictures or the task; a tail that cannot stay as it is.
+    """
+    task = make_task(spec.learns)
+    groups = task.count_groups(source.classes)
+    built = build_run(spec, groups, trusted)[0]
+    model, penalties, defense = build_run(spec, groups, trusted, _parts_of(original))
+    check_fit(model, source, task)
+    stages = _planned(spec, defense.stages(), model, original)
+    if task.needs_original and original is not None:
+        task.attach(original.told)
+    return Prepared(model, penalties, stages, task, groups, built, original)
+
+
+def _parts_of(original: Original | None) -> SplitParts | None:
     """Parts that may be changed and trained: the original stays as it is."""
     return None if original is None else copy.deepcopy(original.parts)
 
 
-def planned(spec: RunSpec, stages: Sequence[Stage], model: SplitModel, original: Original | None) -> tuple[Stage, ...]:
+def _planned(spec: RunSpec, stages: Sequence[Stage], model: SplitModel, original: Original | None) -> tuple[Stage, ...]:
     """The stages of a defense, without the tail where it is to stay as the weights have it.
 
     Raises:

@@ -9,8 +9,8 @@ from splitveil.experiments.api import make_spec
 from splitveil.experiments.compare.api import plan_cells
 from splitveil.experiments.compare.plan import Cell
 from splitveil.experiments.compare.run import run_cells
-from splitveil.experiments.compare.workers import Board, share_cores
-from splitveil.experiments.environment import pick_device
+from splitveil.experiments.engines.jobs import Board
+from splitveil.experiments.engines.processes import Processes
 from splitveil.experiments.folder import check_folder
 from splitveil.experiments.recipes import load_recipe
 from splitveil.files import others
@@ -43,7 +43,8 @@ def check_demo_folder(out: Path) -> None:
         raise OutputError(f"expected a folder for the demo at '{out}', got a file: choose another --out")
     names = [defense.name for defense in DEFENSES]
     found = others(out, PAGE) if out.is_dir() else []
-    strange = [name for name in found if name not in {*names, PAGE, "curves"} and not name.startswith(".")]
+    ours = {*names, PAGE, *(Path(PAGE).with_suffix(end).name for end in (".json", ".csv")), "curves"}
+    strange = [name for name in found if name not in ours and not name.startswith(".")]
     if strange:
         raise OutputError(
             f"expected an empty or new folder, or an earlier demo, at '{out}', got other files "
@@ -70,9 +71,8 @@ def run_demo(out: Path, seed: int, board: Board) -> list[RunRecord]:
     check_demo_folder(out)
     specs = [make_spec("digits", defense=defense, recipe=recipe, seed=seed) for defense in DEFENSES]
     cells = [Cell(spec.defense.name, spec, recipe.attack) for spec in specs]
-    workers, threads = share_cores(len(cells), gpu=pick_device(None).type == "cuda")
     threat = ThreatModel.preset("white_box")
-    for outcome in run_cells(cells, out, threat=threat, workers=workers, threads=threads, board=board):
+    for outcome in run_cells(cells, out, threat=threat, engine=Processes(), board=board):
         if outcome.error is not None:
             raise TrainingError(f"expected the demo's run '{outcome.name}' to finish, got: {outcome.error}")
     return [RunRecord(out / cell.name) for cell in cells]

@@ -13,7 +13,7 @@ import torch
 
 from splitveil.errors import InputError
 
-__all__ = ["describe_environment", "pick_device"]
+__all__ = ["describe_environment", "pick_device", "source_digest"]
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow", "pyarrow")
 
@@ -40,7 +40,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     return {
         "splitveil": _version("splitveil"),
-        "source_digest": _source_digest(),
+        "source_digest": source_digest(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
@@ -59,7 +59,8 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _source_digest() -> str:
+def source_digest() -> str:
+    """Of the code that runs: two machines with the same one compute the same."""
     root = Path(__file__).parents[1]
     digest = sha256()
     for file in sorted(root.rglob("*.py")):

@@ -29,7 +29,7 @@ from splitveil.rng import Rng
 from splitveil.specs import DataSpec, ModelSpec, WeightsSpec
 from splitveil.split_model import SplitModel
 
-__all__ = ["Original", "find_weights", "load_original", "mean_score"]
+__all__ = ["Original", "find_weights", "load_original", "mean_score", "seal_weights"]
 
 _BATCH = 512
 _PARTS = ("head.", "tail.", "finish.", "mechanism.")
@@ -121,6 +121,28 @@ def find_weights(path: str | Path) -> tuple[WeightsSpec, ModelSpec | None]:
     return WeightsSpec(path=str(place)), None
 
 
+def seal_weights(weights: WeightsSpec) -> WeightsSpec:
+    """With the digest of the file.
+
+    Raises:
+        MissingDataError: nothing is there.
+        InputError: other weights than those of the seal.
+    """
+    file = _file_of(weights)
+    if not file.is_file():
+        raise MissingDataError(f"expected weights in '{file}', got no file: give a safetensors file, or a run's folder")
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if weights.digest not in (None, digest):
+        raise InputError(f"expected the weights that the run began with in '{file}', got others: restore the file")
+    return WeightsSpec(path=weights.path, digest=digest)
+
+
+def _file_of(weights: WeightsSpec) -> Path:
+    path = Path(weights.path)
+    return path / "weights.safetensors" if path.is_dir() else path
+
+
 def load_original(
     weights: WeightsSpec, model: ModelSpec, data: DataSpec, source: Source, rng: Rng, trusted: str | None = None
 ) -> Original:
@@ -145,15 +167,7 @@ def load_original(
         InputError: other weights than those of the seal, or of another network.
         SpecError: an earlier run of another model, or one that was trained on the pictures to be tested.
     """
-    path = Path(weights.path)
-    file = path / "weights.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise MissingDataError(f"expected weights in '{file}', got no file: give a safetensors file, or a run's folder")
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if weights.digest not in (None, digest):
-        raise InputError(f"expected the weights that the run began with in '{file}', got others: restore the file")
-    sealed = WeightsSpec(path=weights.path, digest=digest)
+    path, file, sealed = Path(weights.path), _file_of(weights), seal_weights(weights)
     if path.is_dir():
         return _from_run(sealed, RunRecord.open(path), model, data, source, trusted)
     tensors = _read(file)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from splitveil.contracts import Stage, Task
+from splitveil.contracts import Task
 from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures, Sampling
 from splitveil.data.reading import Reading
@@ -21,12 +20,13 @@ from splitveil.data.sources import load_source
 from splitveil.data.splits import Splits, make_splits
 from splitveil.data.tables import ImageTable, Source
 from splitveil.errors import InputError
-from splitveil.experiments.building import build_run, check_fit
-from splitveil.experiments.completing import complete, parts_of, planned
+from splitveil.experiments.completing import Prepared, complete, original_of, prepare
+from splitveil.experiments.devices import Accelerator, check_devices, spread
 from splitveil.experiments.environment import describe_environment, pick_device
 from splitveil.experiments.folder import EventLog, check_apart, check_folder, claim
+from splitveil.experiments.projections import project_features
 from splitveil.experiments.scoring import as_result, score_model
-from splitveil.experiments.starting import Original, mean_score
+from splitveil.experiments.starting import mean_score
 from splitveil.experiments.storage import save_model
 from splitveil.files import write_with
 from splitveil.metrics.cost import count_multiply_adds, count_parameters
@@ -34,14 +34,14 @@ from splitveil.metrics.payload import payload_bytes
 from splitveil.metrics.summary import summarize
 from splitveil.modes import evaluating
 from splitveil.noise import SeededNoise
-from splitveil.records import PREDICTIONS, Evaluation, RunRecord, ScoreResult
+from splitveil.records import PREDICTIONS, PROJECTIONS, Evaluation, RunRecord, ScoreResult
 from splitveil.rng import Rng
 from splitveil.specs import DataSpec, RunSpec
 from splitveil.split_model import SplitModel
 from splitveil.training.checkpoint import CheckpointStore
 from splitveil.training.loop import Trainer
 from splitveil.training.observer import Observer
-from splitveil.training.tasks import make_task
+from splitveil.training.ranks import Ranks
 
 __all__ = ["LoadedData", "load_data_spec", "train_run"]
 
@@ -114,6 +114,8 @@ def train_run(
     trusted: str | None = None,
     data: LoadedData | None = None,
     checkpoint_interval_s: float = 30.0,
+    devices: int = 1,
+    accelerator: Accelerator | None = None,
 ) -> RunRecord:
     """Train, or resume, or find finished, the run of a spec.
 
@@ -125,6 +127,8 @@ def train_run(
         trusted: a model factory outside splitveil that the user named.
         data: pictures that are loaded already.
         checkpoint_interval_s: the longest time whose work a kill can cost.
+        devices: how many train together, a process each, every batch dealt among them.
+        accelerator: ``cpu`` or ``gpu``; with one device, in place of `device`.
 
     Returns:
         The record of the finished run.
@@ -133,55 +137,81 @@ def train_run(
         OutputError: `out` holds something else.
         TrainingError: the loss is not finite.
     """
-    listener, target = observer or Observer(), pick_device(device)
+    listener, target = observer or Observer(), pick_device(check_devices(devices, accelerator, device))
     check_folder(out)
     check_apart(out, spec.data)
     data = data or load_data_spec(spec.data, listener)
     spec, original = complete(spec, data.source, data.splits, trusted)
-    task = make_task(spec.learns)
-    groups = task.count_groups(data.source.classes)
-    built = build_run(spec, groups, trusted)[0]  # as whoever loads the run builds it
-    model, penalties, defense = build_run(spec, groups, trusted, parts_of(original))
-    check_fit(model, data.source, task)
-    stages = planned(spec, defense.stages(), model, original)
+    prepared = prepare(spec, data.source, original, trusted)
     record = claim(out, spec)
     if record.finished:
         return record
-    record.write("env.json", describe_environment(target))
+    record.write("env.json", {**describe_environment(target), "processes": devices})
+    job = _Job(spec, out, data, trusted, checkpoint_interval_s)
+    if devices == 1:
+        _train(Ranks(), target, listener, job, prepared)
+    else:
+        spread(_train, [job], devices=devices, accelerator=accelerator, observer=listener)
+    return record
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What every process of a training has to know."""
+
+    spec: RunSpec
+    out: Path
+    data: LoadedData
+    trusted: str | None
+    checkpoint_interval_s: float
+
+
+def _train(ranks: Ranks, device: torch.device, listener: Observer, job: _Job, run: Prepared | None = None) -> None:
+    """Train a claimed run, in this process with the others; the first one writes what comes of it."""
+    spec, splits = job.spec, job.data.splits
+    if run is None:
+        run = prepare(spec, job.data.source, original_of(spec, job.data.source, job.trusted), job.trusted)
     store = CheckpointStore(
-        out / "state" / "checkpoint.safetensors",
+        job.out / "state" / "checkpoint.safetensors",
         sha256(json.dumps(spec.identity(), sort_keys=True).encode()).hexdigest(),
-        checkpoint_interval_s,
+        job.checkpoint_interval_s,
     )
     started = time.monotonic()
-    if task.needs_original and original is not None:
-        task.attach(original.told)
-    task.to(target)
-    model.to(target).to(memory_format=torch.channels_last)  # a third less time per step, on CPUs too
-    val = _lessons(data.splits.val, target)
+    run.task.to(device)
+    run.model.to(device).to(memory_format=torch.channels_last)  # a third less time per step, on CPUs too
+    val = _lessons(splits.val, device)
     trainer = Trainer(
-        model,
-        task,
-        penalties,
-        stages,
+        run.model,
+        run.task,
+        run.penalties,
+        run.stages,
         spec.training,
-        train=_lessons(data.splits.train, target, spec.training.sampling),
+        train=_lessons(splits.train, device, spec.training.sampling),
         val=val,
-        classes=groups,
+        classes=run.groups,
         rng=Rng(spec.seed).child("train"),
-        observer=EventLog(record, listener),
+        observer=EventLog(RunRecord(job.out), listener),
         store=store,
-        reference=_reference(original, stages, task, val),
+        reference=_reference(run, val, ranks),
+        ranks=ranks,
     )
     trainer.run()
-    save_model(model, built, out)
-    test = _lessons(data.splits.test, target)
-    scores = score_model(model, task, test, Rng(spec.seed).child("evaluate", "noise")).float().contiguous()
-    name = "accuracy" if task.score_name == "accuracy" else "score"
-    write_with(out / PREDICTIONS, lambda temporary: save_file({name: scores}, temporary))
-    record.write("evaluation.json", _evaluate(model, task, scores, data, spec, time.monotonic() - started))
-    store.remove()
-    return record
+    if ranks.leads:
+        save_model(run.model, run.built, job.out)
+        _score(run, job, device, time.monotonic() - started)
+        store.remove()
+
+
+def _score(run: Prepared, job: _Job, device: torch.device, elapsed_s: float) -> None:
+    """Write predictions, points to look at, and evaluation."""
+    test, key = _lessons(job.data.splits.test, device), Rng(job.spec.seed).child("evaluate")
+    scores = score_model(run.model, run.task, test, key.child("noise")).float().contiguous()
+    name = "accuracy" if run.task.score_name == "accuracy" else "score"
+    write_with(job.out / PREDICTIONS, lambda temporary: save_file({name: scores}, temporary))
+    points = project_features(run.model, test, key.child("projection"))
+    write_with(job.out / PROJECTIONS, lambda temporary: save_file(points, temporary))
+    found = _evaluate(run.model, run.task, scores, job.data, job.spec, elapsed_s)
+    RunRecord(job.out).write("evaluation.json", found)
 
 
 def _lessons(table: ImageTable, device: torch.device, sampling: Sampling = "uniform") -> Pictures:
@@ -189,11 +219,12 @@ def _lessons(table: ImageTable, device: torch.device, sampling: Sampling = "unif
     return hold(table, device, targets=table.targets, sampling=sampling)
 
 
-def _reference(original: Original | None, stages: Sequence[Stage], task: Task, val: Pictures) -> float | None:
-    """The validation score of the model that a run starts from, where a budget counts from it."""
-    if original is None or all(stage.budget is None for stage in stages):
+def _reference(run: Prepared, val: Pictures, ranks: Ranks) -> float | None:
+    """The validation score of the model that a run starts from, where a budget counts from it; alike everywhere."""
+    if run.original is None or all(stage.budget is None for stage in run.stages):
         return None
-    return mean_score(original.told.to(val.device), task, val)
+    own = mean_score(run.original.told.to(val.device), run.task, val) if ranks.leads else 0.0
+    return float(ranks.total(torch.tensor(own, dtype=torch.float64, device=val.device)))
 
 
 def _evaluate(

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from splitveil.attacks.inverters import FittedInverter
 from splitveil.attacks.metadata import COMBINE_KEY, NOISE_KEY, RELEASE_KEY
 from splitveil.combining import combination_name
 from splitveil.errors import ContractError, InputError, MissingDataError, MissingExtraError
@@ -29,7 +30,7 @@ from splitveil.split_model import SplitModel
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
-__all__ = ["edge_parity", "export_cloud", "export_edge", "export_finish", "run_onnx"]
+__all__ = ["edge_parity", "export_cloud", "export_edge", "export_finish", "export_inverter", "run_onnx"]
 
 _KEY = Rng(0).child("export")  # of the pictures and the noise that a part is traced with
 _TRACED_ROWS = 2  # torch treats 0 and 1 as constants
@@ -54,6 +55,15 @@ class _Cloud(nn.Module):
 
     def forward(self, r: Tensor) -> Tensor:
         return self.model.reply(r)
+
+
+class _Attacker(nn.Module):
+    def __init__(self, inverter: FittedInverter) -> None:
+        super().__init__()
+        self.inverter = inverter
+
+    def forward(self, r: Tensor) -> Tensor:
+        return self.inverter.reconstruct(r).clamp(0.0, 1.0)
 
 
 def export_edge(model: SplitModel, path: Path) -> Path:
@@ -109,6 +119,15 @@ def export_finish(model: SplitModel, path: Path) -> Path | None:
     if isinstance(model.finish, nn.Identity):
         return None
     return _export(model.finish, path, lambda n: (model.reply(_release(model, n)),), ["reply"], "output", {})
+
+
+def export_inverter(inverter: FittedInverter, path: Path) -> Path:
+    """Write a fitted attacker: input ``r (n, *r)``, output ``x (n, c, h, w)`` in [0, 1]; see `export_edge`."""
+
+    def example(n: int) -> tuple[Tensor, ...]:
+        return (torch.randn(n, *inverter.release.shape, generator=_KEY.generator()),)
+
+    return _export(_Attacker(inverter), path, example, ["r"], "x", {})
 
 
 def run_onnx(path: Path, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -158,18 +158,23 @@ def uncut_network(
     return nn.Sequential(OrderedDict(normalise=Normalise(sizes[0], mean, std), network=network))
 
 
-def list_cuts(model: nn.Module | str, *, input_shape: Sequence[int], classes: int = 10) -> list[Cut]:
+def list_cuts(
+    model: nn.Module | str, *, input_shape: Sequence[int], classes: int = 10, bottleneck: int | None = None
+) -> list[Cut]:
     """All places where a network can be cut, with what each costs.
 
     Args:
         model: see `split`.
         input_shape: ``(c, h, w)``.
         classes: for a network by name.
+        bottleneck: see `split`; places with nothing behind them are left out then.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         >>> [(item.name, item.payload_bytes) for item in list_cuts(net, input_shape=(1, 8, 8))]
         [('0', 576), ('1', 576), ('2', 576), ('3', 8)]
+        >>> [(item.name, item.payload_bytes) for item in list_cuts(net, input_shape=(1, 8, 8), bottleneck=2)]
+        [('0', 288), ('1', 288), ('2', 8)]
     """
     sizes = check_picture(input_shape, 1, "one pixel")
     network = make_network(model, classes, sizes) if isinstance(model, str) else model
@@ -180,10 +185,27 @@ def list_cuts(model: nn.Module | str, *, input_shape: Sequence[int], classes: in
             head, _, shape = traced.cut(point.name)
         except SpecError:  # both sides would share weights
             continue
-        spent = multiply_adds(head, sizes)
-        payload = _FLOAT_BYTES * math.prod(shape)
-        found.append(Cut(point.name, shape, payload, count_parameters(head), spent, 1 - spent / max(whole, 1)))
+        cut = _priced(point.name, head, shape, sizes, whole, bottleneck)
+        if cut is not None:
+            found.append(cut)
     return found
+
+
+def _priced(
+    name: str, head: nn.Module, shape: tuple[int, ...], sizes: tuple[int, int, int], whole: int, bottleneck: int | None
+) -> Cut | None:
+    """What a cut costs, its bottleneck included; None for a bottleneck with nothing behind it."""
+    edge, parameters = multiply_adds(head, sizes), count_parameters(head)
+    cloud = whole - edge
+    if bottleneck is not None and cloud <= 0:
+        return None
+    ends = _narrowed(FeatureSpec.of(shape), bottleneck)
+    if ends is not None:
+        narrow, wide, spec = ends
+        edge += multiply_adds(narrow, shape)
+        cloud += multiply_adds(wide, spec.shape)
+        parameters, shape = parameters + count_parameters(narrow), spec.shape
+    return Cut(name, shape, _FLOAT_BYTES * math.prod(shape), parameters, edge, cloud / max(edge + cloud, 1))
 
 
 def make_network(

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from splitveil.errors import ContractError, InputError
 
@@ -36,6 +36,11 @@ class ModuleEdit:
     module: str
     attributes: dict[str, int]
     parameters: dict[str, list[int]]
+
+
+def _kind(module: nn.Module) -> type[nn.Module]:
+    """Its class; torch makes one for every instance of a graph."""
+    return fx.GraphModule if isinstance(module, fx.GraphModule) else type(module)
 
 
 def describe_edits(built: nn.Module, changed: nn.Module) -> list[ModuleEdit]:
@@ -65,7 +70,7 @@ def describe_edits(built: nn.Module, changed: nn.Module) -> list[ModuleEdit]:
         )
     edits = []
     for name, module in before.items():
-        if type(module) is not type(after[name]):
+        if _kind(module) is not _kind(after[name]):
             raise ContractError(
                 f"expected '{name}' to be a {type(module).__name__}, got a "
                 f"{type(after[name]).__name__}: edits record new sizes only"

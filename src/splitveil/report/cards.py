@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,20 +29,34 @@ class StatementRow:
 
 @dataclass(frozen=True, slots=True)
 class RungRow:
-    """A bound and the attack that came nearest; `outcome` is ``pass``, ``fail`` or ``void``."""
+    """A bound and the attack that came nearest.
+
+    Args:
+        basis: what an estimate rests on, in few words.
+        certified: which band it lies in.
+        outcome: ``pass``, ``fail`` or ``void``.
+        place: of the attack, from 0 where it touches the bound to 100 at the end of the scale; None without a ratio.
+    """
 
     name: str
+    basis: str
     quantity: str
     bound: str
     reached: str
     ratio: str
     attack: str
     outcome: str
+    certified: bool
+    place: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class CardView:
-    """The card of one run, its statements in two bands."""
+    """The card of one run, its statements in two bands.
+
+    Args:
+        decades: that the scale of `RungRow.place` spans: how many times the attack is off the bound, by powers of ten.
+    """
 
     label: str
     colour: int
@@ -50,16 +65,20 @@ class CardView:
     certified: tuple[StatementRow, ...]
     estimated: tuple[StatementRow, ...]
     rungs: tuple[RungRow, ...]
+    decades: int
     assumptions: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
 
 
 def cards(runs: Sequence[Run]) -> list[CardView]:
     """Those of the runs that were certified."""
-    return [_card(run, Card.read(run.record.path)) for run in runs if (run.record.path / FILE).is_file()]
+    known = [(run, Card.read(run.record.path)) for run in runs if (run.record.path / FILE).is_file()]
+    ratios = [rung.ratio for _, card in known for rung in card.sandwich if rung.ratio is not None]
+    decades = max(1, math.ceil(math.log10(max(1.0, *ratios)))) if ratios else 1
+    return [_card(run, card, decades) for run, card in known]
 
 
-def _card(run: Run, card: Card) -> CardView:
+def _card(run: Run, card: Card, decades: int) -> CardView:
     return CardView(
         label=run.label,
         colour=run.colour,
@@ -67,7 +86,10 @@ def _card(run: Run, card: Card) -> CardView:
         violated=card.status == "violated",
         certified=tuple(_statement(item) for item in card.statements if item.kind == "certificate"),
         estimated=tuple(_statement(item) for item in card.statements if item.kind == "estimate"),
-        rungs=tuple(map(_rung, card.sandwich)),
+        rungs=tuple(
+            _rung(rung, decades) for rung in sorted(card.sandwich, key=lambda rung: rung.kind != "certificate")
+        ),
+        decades=decades,
         assumptions=card.assumptions,
         skipped=tuple(sorted(card.skipped.items())),
     )
@@ -86,14 +108,19 @@ def _statement(item: StatementRecord) -> StatementRow:
     )
 
 
-def _rung(rung: Rung) -> RungRow:
+def _rung(rung: Rung, decades: int) -> RungRow:
+    off = None if rung.ratio is None else 100 * math.log10(max(rung.ratio, 1.0)) / decades
     beaten = "fail" if rung.kind == "certificate" else "void"
+    name, _, basis = rung.statement.partition(" (")
     return RungRow(
-        name=rung.statement,
+        name=name,
+        basis=basis.removesuffix(")").split(", ")[0],
         quantity=rung.quantity,
         bound=scalar(rung.bound),
         reached=scalar(rung.reached),
         ratio=DASH if rung.ratio is None else f"{rung.ratio:.3g}",
         attack=rung.attack,
         outcome=beaten if rung.violated else "pass",
+        certified=rung.kind == "certificate",
+        place=None if off is None else round(min(off, 100.0), 1),
     )

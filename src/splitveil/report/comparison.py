@@ -14,6 +14,7 @@ from splitveil.experiments.compare.record import ComparisonRecord, DeltaRecord, 
 from splitveil.metrics.tradeoff import TradeOff
 from splitveil.records import RunRecord
 from splitveil.report.build import write_page
+from splitveil.report.headline import Headline
 from splitveil.report.page import context
 from splitveil.report.plots import Curve, Point, scatter_plot
 from splitveil.report.runs import UNDEFENDED, load_runs
@@ -51,7 +52,26 @@ def build_comparison_report(
     runs = load_runs([RunRecord(Path(folder) / RUNS / name) for name in folders])
     runs = [replace(run, colour=colours[curve_of(run.spec.defense)]) for run in runs]
     section = _section(record, points, colours)
-    return write_page(Path(out), {**context(runs, title), "scatter": None, "comparison": section})
+    variables = {**context(runs, title), "headline": _headline(record), "scatter": None, "comparison": section}
+    return write_page(Path(out), runs, variables, comparison=record.model_dump(mode="json"))
+
+
+def _headline(record: ComparisonRecord) -> Headline | None:
+    """The first gap of the page; the sentence is written by the template, which names all of them."""
+    if not record.deltas:
+        return None
+    delta = record.deltas[0]
+    meaning = f"attacker error of {delta.other} over {delta.reference} at equal accuracy"
+    if record.status == "invalid":
+        return Headline(INVALID, "no score", "A control of the comparison failed.", "invalid")
+    if delta.mse_db is None:
+        return Headline(DASH, meaning, f"They cannot be compared: {delta.verdict}.", "unsure")
+    return Headline(
+        f"{_signed(delta.mse_db, DASH).text} dB",
+        meaning,
+        f"{delta.other} over {delta.reference} at equal accuracy, {_between(delta.mse_db, 1, 2)} dB.",
+        "" if delta.certain else "unsure",
+    )
 
 
 def matched_points(record: ComparisonRecord) -> list[PointRecord]:
@@ -96,10 +116,6 @@ def _section(record: ComparisonRecord, shown: Sequence[PointRecord], colours: Ma
         "converged": _share(record.converged_share),
         "unconverged": any(point.unconverged for point in record.points),
         "svg": _plot(record, colours),
-        "said": "; ".join(
-            f"{point.label}: accuracy {percent(point.accuracy.mean)} %, MSE {fixed(point.mse.mean, 4)}"
-            for point in record.points
-        ),
         "legend": [(_legend(record, name), colours[name]) for name in _names(record)],
         "shared": _shared_range(record) is not None,
         "deltas": [_delta(delta, colours, record.status) for delta in record.deltas],
@@ -123,6 +139,7 @@ def _plot(record: ComparisonRecord, colours: Mapping[str, int]) -> Any:
             x_interval=(point.mse.low, point.mse.high),
             y_interval=(100 * point.accuracy.low, 100 * point.accuracy.high),
             hollow=not point.selected,
+            tip=_tip(point),
         )
         for point in record.points
     ]
@@ -146,7 +163,14 @@ def _plot(record: ComparisonRecord, colours: Mapping[str, int]) -> Any:
         band=_shared_range(record),
         x_scale="log",
         size=(10.4, 5.0),
+        said="Trade-off curves. " + "; ".join(_tip(point).replace("\n", ", ") for point in record.points),
     )
+
+
+def _tip(point: PointRecord) -> str:
+    accuracy = f"accuracy {percent(point.accuracy.mean)} % ({_between(point.accuracy, 100, 1)})"
+    error = f"MSE {fixed(point.mse.mean, 4)} ({_between(point.mse, 1, 4)})"
+    return "\n".join([point.label, accuracy, error, f"PSNR {fixed(point.psnr_db, 1)} dB"])
 
 
 def _shared_range(record: ComparisonRecord) -> tuple[float, float] | None:

@@ -9,9 +9,27 @@ from splitveil.records import MetricResult, RunRecord
 from splitveil.report.runs import Run, load_runs
 from splitveil.report.validity import judge
 
-__all__ = ["summary_rows"]
+__all__ = ["COLUMNS", "run_rows", "summary_rows"]
 
-_COLUMNS = {"mse": "mse", "psnr": "psnr_db", "ssim": "ssim"}
+_SCORES = {"mse": "mse", "psnr": "psnr_db", "ssim": "ssim"}
+
+COLUMNS = (
+    "defense",
+    "run",
+    *(f"accuracy{end}" for end in ("", "_low", "_high")),
+    *(f"{name}{end}" for name in _SCORES.values() for end in ("", "_low", "_high", "_attack")),
+    "worst_psnr_db",
+    "payload_bytes",
+    "edge_parameters",
+    "edge_multiply_adds",
+    "attack",
+    "converged",
+    "beats_controls",
+    "status",
+    "reason",
+    "notes",
+)
+"""Of a row, in order."""
 
 
 def summary_rows(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
@@ -24,7 +42,11 @@ def summary_rows(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     Raises:
         InputError: there is nothing to show.
     """
-    runs = load_runs(records)
+    return run_rows(load_runs(records))
+
+
+def run_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The rows of runs that were read already."""
     return [_row(run, runs) for run in runs]
 
 
@@ -37,7 +59,7 @@ def _row(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
         **_score("score", evaluation.utility if evaluation else None),
         "score_name": evaluation.utility_name if evaluation else None,
     }
-    for name, column in _COLUMNS.items():
+    for name, column in _SCORES.items():
         finding = run.worst.get(name)
         row |= _score(column, finding.result if finding else None)
         row[f"{column}_attack"] = finding.attack.key if finding else None

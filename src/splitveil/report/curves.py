@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from splitveil.report.plots import DASHES, Line, line_plot
+from splitveil.report.lineplot import DASHES, Line, line_plot
 from splitveil.report.runs import Run
 from splitveil.report.wording import scalar, score_word
 
@@ -39,34 +39,35 @@ class Curve:
     legend: tuple[Legend, ...]
     description: str
 
+    @classmethod
+    def drawn(cls, title: str, lines: Sequence[Line], legend: Sequence[Legend], said: str, y_label: str = "") -> Curve:
+        """Draw lines over epochs; each line has a name of its own."""
+        svg = line_plot(lines, y_label=y_label, said=f"{title}: {said}")
+        return cls(title, svg, tuple(legend), said)
 
-def training_curves(run: Run, key: str) -> list[Curve]:
+
+def training_curves(run: Run) -> list[Curve]:
     """The loss term by term with its effective weight, the accuracy, and the information, over the epochs of a run."""
-    drawn = (
-        _loss_curve(run, f"{key}-loss"),
-        _accuracy_curve(run, f"{key}-accuracy"),
-        _information_curve(run, f"{key}-information"),
-    )
+    drawn = (_loss_curve(run), _accuracy_curve(run), _information_curve(run))
     return [curve for curve in drawn if curve]
 
 
-def _loss_curve(run: Run, key: str) -> Curve | None:
+def _loss_curve(run: Run) -> Curve | None:
     totals = _series(run.epochs, "loss")
     names = list(dict.fromkeys(name for epoch in run.epochs for name in _mapping(epoch, "terms")))
     if not _any(totals) and not names:
         return None
-    lines, legend = [Line(run.colour, totals)], [Legend(run.colour, "loss")]
-    if len(names) == 1:
-        # a second curve on top of the first would say nothing
-        names, legend = [], [Legend(run.colour, f"loss ({names[0]} alone)")]
+    # a second curve on top of the first would say nothing
+    whole, names = (f"loss ({names[0]} alone)", []) if len(names) == 1 else ("loss", names)
+    lines, legend = [Line(run.colour, totals, 0, whole)], [Legend(run.colour, whole)]
     for dash, name in enumerate(names, start=1):
         values = _number_list(_mapping(epoch, "terms").get(name) for epoch in run.epochs)
         weights = _number_list(_mapping(epoch, "weights").get(name, 1.0) for epoch in run.epochs)
         weighted = tuple(value * weight for value, weight in zip(values, weights, strict=True))
-        lines.append(Line(run.colour, weighted, dash))
         legend.append(Legend(run.colour, _weighted_name(name, weights), dash))
+        lines.append(Line(run.colour, weighted, dash, legend[-1].name))
     said = "; ".join(f"{entry.name}: {_ends(line.values)}" for entry, line in zip(legend, lines, strict=True))
-    return Curve("Loss, each term times its weight", line_plot(lines, y_label="", key=key), tuple(legend), said)
+    return Curve.drawn("Loss, each term times its weight", lines, legend, said)
 
 
 def _weighted_name(name: str, weights: Sequence[float]) -> str:
@@ -78,23 +79,23 @@ def _weighted_name(name: str, weights: Sequence[float]) -> str:
     return f"{name} × {span}"  # noqa: RUF001 - a multiplication sign
 
 
-def _accuracy_curve(run: Run, key: str) -> Curve | None:
+def _accuracy_curve(run: Run) -> Curve | None:
     train, val = (_series(run.epochs, name, 100.0) for name in ("train_accuracy", "val_accuracy"))
     colour = run.colour
     entries = [
-        (Line(colour, val), Legend(colour, "validation")),
-        (Line(colour, train, 1), Legend(colour, "training", 1)),
+        (Line(colour, val, 0, "validation"), Legend(colour, "validation")),
+        (Line(colour, train, 1, "training"), Legend(colour, "training", 1)),
     ]
     shown = [(line, entry) for line, entry in entries if _any(line.values)]
     if not shown:
         return None
     said = "; ".join(f"{entry.name}: {_ends(line.values)}" for line, entry in shown)
-    svg = line_plot([line for line, _ in shown], y_label="", key=key)
+    lines, legend = [line for line, _ in shown], [entry for _, entry in shown]
     word = score_word([run.evaluation.utility_name] if run.evaluation else [])
-    return Curve(f"{word[:1].upper()}{word[1:]}, %", svg, tuple(entry for _, entry in shown), said)
+    return Curve.drawn(f"{word[:1].upper()}{word[1:]}, %", lines, legend, said)
 
 
-def _information_curve(run: Run, key: str) -> Curve | None:
+def _information_curve(run: Run) -> Curve | None:
     """What a penalty's mixture says of the information in a release, on pictures that it was not fitted to."""
     names = {
         "held_out_nats": "held out, mean",
@@ -109,19 +110,19 @@ def _information_curve(run: Run, key: str) -> Curve | None:
             for epoch in facts
         )
         if _any(values):
-            lines.append(Line(run.colour, values, dash))
+            lines.append(Line(run.colour, values, dash, name))
             legend.append(Legend(run.colour, name, dash))
     if not lines:
         return None
     said = "; ".join(f"{entry.name}: {_ends(line.values)}" for entry, line in zip(legend, lines, strict=True))
-    return Curve("Information in a release, nats at most", line_plot(lines, y_label="", key=key), tuple(legend), said)
+    return Curve.drawn("Information in a release, nats at most", lines, legend, said)
 
 
-def attack_curves(runs: Sequence[Run], key: str) -> list[Curve]:
+def attack_curves(runs: Sequence[Run]) -> list[Curve]:
     """The attacker's own error over its epochs, one plot per attack, one colour per run."""
     curves = []
     names = list(dict.fromkeys(attack.key for run in runs for attack in run.attacks))
-    for number, attack_key in enumerate(names):
+    for attack_key in names:
         name = next(run.name_of(attack) for run in runs for attack in run.attacks if attack.key == attack_key)
         lines, legend, said = [], [], []
         for run in runs:
@@ -129,12 +130,16 @@ def attack_curves(runs: Sequence[Run], key: str) -> list[Curve]:
                 train, val = _history(attack.facts, "train_mse"), _history(attack.facts, "val_mse")
                 if attack.key != attack_key or not (_any(train) or _any(val)):
                     continue
-                lines += [Line(run.colour, val), Line(run.colour, train, 1)]
+                lines += [
+                    Line(run.colour, val, 0, f"{run.label}, kept aside"),
+                    Line(run.colour, train, 1, f"{run.label}, learned from"),
+                ]
                 legend.append(Legend(run.colour, run.label))
                 said.append(f"{run.label}: {_ends(val if _any(val) else train)}")
         if lines:
-            svg = line_plot(lines, y_label="MSE", key=f"{key}-{number}")
-            curves.append(Curve(f"The {name} attack, MSE of its pictures", svg, tuple(legend), "; ".join(said)))
+            title = f"The {name} attack, MSE of its pictures"
+            words = "; ".join(said)
+            curves.append(Curve.drawn(title, lines, legend, words, "MSE"))
     return curves
 
 

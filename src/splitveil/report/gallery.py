@@ -18,10 +18,15 @@ __all__ = ["Gallery", "Picture", "Row", "Sheet", "gallery"]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture with the text that stands for it and what is written below it."""
+    """A picture with the text that stands for it and what is written below it.
+
+    Args:
+        key: of an original; of what was recovered, that of its original: the slider lays one over the other.
+    """
 
     uri: str
     alt: str
+    key: str
     caption: str = ""
 
 
@@ -37,10 +42,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """Originals, and below each what comes back from every run that was scored on the same pictures."""
+    """Originals, and below each what comes back from every run that was scored on the same pictures.
+
+    Args:
+        originals: the best recovered first, over all defended runs.
+        rows: in the same order.
+        orders: other orders to look at them in: a name, and the places of the pictures.
+    """
 
     originals: tuple[Picture, ...]
     rows: tuple[Row, ...]
+    orders: tuple[tuple[str, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +116,10 @@ def gallery(runs: Sequence[Run], judgements: Sequence[Judgement]) -> Gallery:
     return Gallery(
         hero=hero,
         hero_note=hero_note,
-        sheets=tuple(_sheet(group, encoder) for group in groups),
-        worst=tuple(_worst(item, encoder) for item in shown if len(item.samples.worst_indices)),
+        sheets=tuple(_sheet(group, f"s{number}", encoder) for number, group in enumerate(groups)),
+        worst=tuple(
+            _worst(item, f"w{number}", encoder) for number, item in enumerate(shown) if len(item.samples.worst_indices)
+        ),
         notes=tuple(notes),
         side=encoder.side if largest > encoder.side else None,
     )
@@ -130,7 +144,7 @@ def _hero(group: Sequence[_Shown], encoder: Encoder) -> tuple[tuple[tuple[str, i
     count = len(first.samples.indices)
     order = np.argsort([_psnr(first.samples, number) for number in range(count)], kind="stable")
     number = int(order[count // 2])
-    original = ("original", -1, _original(first, number, encoder))
+    original = ("original", -1, _original(first, number, "hero", encoder))
     # five beside the original still fit in one line
     rows = [(item.run.label, item.run.colour, _hero_picture(item, number, encoder)) for item in group[:5]]
     name = first.class_name(int(first.samples.indices[number]), int(first.samples.labels[number]))
@@ -138,53 +152,66 @@ def _hero(group: Sequence[_Shown], encoder: Encoder) -> tuple[tuple[tuple[str, i
 
 
 def _hero_picture(item: _Shown, number: int, encoder: Encoder) -> Picture:
-    picture = _reconstruction(item, number, encoder)
+    picture = _reconstruction(item, number, "hero", encoder)
     return replace(picture, caption=item.note or f"{picture.caption} dB")
 
 
-def _sheet(group: Sequence[_Shown], encoder: Encoder) -> Sheet:
-    numbers = range(len(group[0].samples.indices))
+def _sheet(group: Sequence[_Shown], key: str, encoder: Encoder) -> Sheet:
+    count = len(group[0].samples.indices)
+    levels = [np.array([_psnr(item.samples, number) for number in range(count)]) for item in group]
+    defended = [level for item, level in zip(group, levels, strict=True) if not item.run.undefended] or levels
+    first = np.argsort(-np.max(defended, axis=0), kind="stable")
+    place = np.argsort(first)  # of each picture, on the page
     rows = [
         Row(
             item.run.label,
             item.run.colour,
             item.note,
-            tuple(_reconstruction(item, number, encoder) for number in numbers),
+            tuple(_reconstruction(item, int(number), f"{key}-{number}", encoder) for number in first),
         )
         for item in group
     ]
-    return Sheet(tuple(_original(group[0], number, encoder) for number in numbers), tuple(rows))
+    orders = [("the best recovered first, over all defended runs", tuple(range(count)))]
+    for item, level in zip(group, levels, strict=True):
+        best = np.argsort(-level, kind="stable")
+        orders.append((f"the best recovered first, from {item.run.label}", tuple(place[best].tolist())))
+    orders.append(("as in the test split", tuple(place.tolist())))
+    originals = tuple(_original(group[0], int(number), f"{key}-{number}", encoder) for number in first)
+    return Sheet(originals, tuple(rows), tuple(orders))
 
 
-def _original(item: _Shown, number: int, encoder: Encoder) -> Picture:
+def _original(item: _Shown, number: int, key: str, encoder: Encoder) -> Picture:
     samples = item.samples
     name = item.class_name(int(samples.indices[number]), int(samples.labels[number]))
-    return Picture(encoder.data_uri(samples.originals[number]), f"Original, {name}")
+    return Picture(encoder.data_uri(samples.originals[number]), f"Original, {name}", key)
 
 
-def _reconstruction(item: _Shown, number: int, encoder: Encoder) -> Picture:
+def _reconstruction(item: _Shown, number: int, key: str, encoder: Encoder) -> Picture:
     samples = item.samples
     level = fixed(_psnr(samples, number), 1)
     name = item.class_name(int(samples.indices[number]), int(samples.labels[number]))
     alt = f"{name[0].upper()}{name[1:]}, as the {item.attack} attack recovers it from {item.run.label}: PSNR {level} dB"
-    return Picture(encoder.data_uri(samples.reconstructions[number]), alt, level)
+    return Picture(encoder.data_uri(samples.reconstructions[number]), alt, key, level)
 
 
 def _psnr(samples: Samples, number: int) -> float:
     return psnr_db(samples.originals[number], samples.reconstructions[number])
 
 
-def _worst(item: _Shown, encoder: Encoder) -> Row:
+def _worst(item: _Shown, key: str, encoder: Encoder) -> Row:
     samples, pictures = item.samples, []
     for number, level in enumerate(samples.worst_psnr_db):
         index = int(samples.worst_indices[number])
         caption = fixed(level, 1)
         pictures += [
-            Picture(encoder.data_uri(samples.worst_originals[number]), f"Original, test picture {index}"),
+            Picture(
+                encoder.data_uri(samples.worst_originals[number]), f"Original, test picture {index}", f"{key}-{number}"
+            ),
             Picture(
                 encoder.data_uri(samples.worst_reconstructions[number]),
                 f"Test picture {index}, as the {item.attack} attack recovers it from {item.run.label}: "
                 f"PSNR {caption} dB",
+                f"{key}-{number}",
                 caption,
             ),
         ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,17 +9,23 @@ from typing import Any
 from markupsafe import Markup
 
 from splitveil import __version__
-from splitveil.registry import MODELS
 from splitveil.report.audits import audits
 from splitveil.report.cards import cards
+from splitveil.report.caveats import caveats
 from splitveil.report.curves import Curve, attack_curves, fact_rows, training_curves
 from splitveil.report.gallery import gallery
+from splitveil.report.headline import headline
+from splitveil.report.lattice import lattices
+from splitveil.report.ledger import ledger
+from splitveil.report.people import people
+from splitveil.report.planes import planes
 from splitveil.report.plots import Point, scatter_plot
+from splitveil.report.provenance import provenance, report_command
 from splitveil.report.runs import Run
 from splitveil.report.tables import control_names, control_rows, result_rows, threats
 from splitveil.report.validity import CONTROL_NAMES, Judgement, checks, judge
 from splitveil.report.verdict import verdict
-from splitveil.report.wording import amount, fixed, percent, scalar, score_word
+from splitveil.report.wording import amount, fixed, interval, score_word
 
 __all__ = ["context"]
 
@@ -36,44 +40,43 @@ class Training:
     facts: tuple[tuple[str, str, str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """How one run was made and how to make it again."""
-
-    label: str
-    colour: int
-    command: str
-    spec: str
-    environment: tuple[tuple[str, str], ...]
-
-
 def context(runs: Sequence[Run], title: str) -> dict[str, Any]:
     """The template's variables."""
     judgements = [judge(run, runs) for run in runs]
+    audited, certified, checked = audits(runs), cards(runs), checks(runs)
+    drawn, unread = planes(runs)
     levels = sorted({run.evaluation.utility.level for run in runs if run.evaluation} or {0.95})
     return {
         "title": title,
         "score_word": _word(runs),
         "version": __version__,
+        "headline": headline(runs, judgements, audited, certified),
         "verdict": verdict(runs, judgements),
-        "checks": checks(runs),
+        "checks": checked,
         "results": result_rows(runs, judgements),
         "level": " or ".join(f"{fixed(100 * level, 0)} %" for level in levels),
         "scatter": _scatter(runs, judgements),
         "scale": _scale(runs),
         "threats": threats(runs),
         "gallery": gallery(runs, judgements),
-        "audits": audits(runs),
-        "cards": cards(runs),
+        "audits": audited,
+        "lattices": lattices(runs, judgements),
+        "cards": certified,
+        "people": people(runs),
+        "planes": drawn,
+        "planes_notes": unread,
+        "ledger": ledger(runs),
+        "caveats": caveats(runs, judgements, checked, audited, certified),
         "control_names": [CONTROL_NAMES.get(name, name) for name in control_names(runs)],
         "controls": control_rows(runs),
-        "training": [_training(run, f"run{number}") for number, run in enumerate(runs) if run.epochs],
-        "attack_curves": attack_curves(runs, "attack"),
-        "provenance": [_provenance(run) for run in runs],
+        "training": [_training(run) for run in runs if run.epochs],
+        "attack_curves": attack_curves(runs),
+        "provenance": [provenance(run) for run in runs],
+        "report_command": report_command(runs),
     }
 
 
-def _scatter(runs: Sequence[Run], judgements: Sequence[Judgement]) -> tuple[Markup, str] | None:
+def _scatter(runs: Sequence[Run], judgements: Sequence[Judgement]) -> Markup | None:
     """Accuracy against the attacker's error; None with fewer than two points."""
     points = []
     for run, judgement in zip(runs, judgements, strict=True):
@@ -89,14 +92,27 @@ def _scatter(runs: Sequence[Run], judgements: Sequence[Judgement]) -> tuple[Mark
                 y=100 * accuracy.mean,
                 x_interval=(error.low, error.high),
                 y_interval=(100 * accuracy.low, 100 * accuracy.high),
+                tip="\n".join(
+                    [
+                        run.label,
+                        f"{_word([run])} {amount('accuracy', accuracy)} % ({interval('accuracy', accuracy)})",
+                        f"MSE {amount('mse', error)} ({interval('mse', error)})",
+                        f"PSNR {amount('psnr', run.worst['psnr'].result)} dB" if "psnr" in run.worst else "",
+                    ]
+                ).strip(),
             )
         )
     if len(points) < 2:
         return None
     word = _word(runs)
-    svg = scatter_plot(points, x_label="MSE of recovered pictures", y_label=f"{word}, %", key="scatter")
     said = "; ".join(f"{point.label}: {word} {fixed(point.y, 1)} %, MSE {fixed(point.x, 4)}" for point in points)
-    return svg, said
+    return scatter_plot(
+        points,
+        x_label="MSE of recovered pictures",
+        y_label=f"{word}, %",
+        key="scatter",
+        said=f"Scatter plot. {said}",
+    )
 
 
 def _word(runs: Sequence[Run]) -> str:
@@ -113,31 +129,5 @@ def _scale(runs: Sequence[Run]) -> str:
     return ""
 
 
-def _training(run: Run, key: str) -> Training:
-    return Training(run.label, run.colour, tuple(training_curves(run, key)), tuple(fact_rows(run)))
-
-
-def _trust(factory: str | None) -> str:
-    """The option without which a model from outside is not loaded."""
-    if factory is None:
-        return " --model package.module:function"
-    foreign = factory not in {entry.target for entry in MODELS}
-    return f" --model {shlex.quote(factory)}" if foreign else ""
-
-
-def _provenance(run: Run) -> Provenance:
-    name = run.record.name
-    training = run.spec.training
-    extent = f"{training.epochs} epochs, seed {run.spec.seed}"
-    spec_file, new = (shlex.quote(text) for text in (f"{name}/spec.json", f"{name}-again"))
-    rows = [("run", name), ("recipe", extent)]
-    if run.evaluation:
-        utility = run.evaluation.utility
-        rows.append((_word([run]), f"{percent(utility.mean)} % of {scalar(utility.n)} test pictures"))
-    return Provenance(
-        label=run.label,
-        colour=run.colour,
-        command=f"splitveil train --spec {spec_file} --out {new}{_trust(run.spec.model.factory)}",
-        spec=json.dumps(run.spec.model_dump(mode="json"), indent=2, ensure_ascii=False),
-        environment=(*rows, *((str(key), scalar(value)) for key, value in run.environment.items())),
-    )
+def _training(run: Run) -> Training:
+    return Training(run.label, run.colour, tuple(training_curves(run)), tuple(fact_rows(run)))

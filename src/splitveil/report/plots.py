@@ -21,7 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-__all__ = ["DASHES", "Curve", "Line", "Point", "line_plot", "scatter_plot"]
+from splitveil.report.hover import chart, points_layer
+
+__all__ = ["Curve", "Point", "scatter_plot"]
 
 _INK, _MUTED, _GRID = "#010101", "#010102", "#010103"
 _SERIES = "#0201{:02x}"
@@ -29,8 +31,6 @@ _NAME_LENGTH = 30
 _LETTER_PT = 6.0  # width of a letter of a name, about
 _NEAR_X, _NEAR_Y, _LINE = 0.01, 0.03, 0.05  # of a point, and the height of a name, as shares of the plot
 _MARKERS = "osD^vPX*"
-DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (1, 1.6), (6, 2, 1, 2), (8, 3))
-"""Dash patterns in line widths; the legend on the page draws the same."""
 _SETTINGS: Any = {
     "svg.fonttype": "none",
     "font.size": 10.0,
@@ -42,7 +42,10 @@ _SETTINGS: Any = {
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A point with its error bars; `colour` is the number of a colour on the page, a hollow one is set apart."""
+    """A point with its error bars; `colour` is the number of a colour on the page, a hollow one is set apart.
+
+    `tip` is what it says when it is pointed at, in lines; its label, if empty.
+    """
 
     label: str
     colour: int
@@ -51,6 +54,7 @@ class Point:
     x_interval: tuple[float, float]
     y_interval: tuple[float, float]
     hollow: bool = False
+    tip: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +64,6 @@ class Curve:
     colour: int
     x: tuple[float, ...]
     y: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A curve over epochs; NaN leaves a gap. `dash` is an index of `DASHES`, 0 for a solid line."""
-
-    colour: int
-    values: tuple[float, ...]
-    dash: int = 0
 
 
 def scatter_plot(
@@ -81,6 +76,7 @@ def scatter_plot(
     band: tuple[float, float] | None = None,
     x_scale: Literal["linear", "log"] = "linear",
     size: tuple[float, float] = (5.6, 3.7),
+    said: str = "",
 ) -> Markup:
     """Points with error bars and their names beside them; a name that is empty is not written.
 
@@ -90,6 +86,7 @@ def scatter_plot(
         band: a range of y that is set off.
         x_scale: on ``log``, equal distances are equal ratios, and so equal decibels.
         size: width and height, inches.
+        said: the plot in words.
     """
     figure, axes = _figure(*size)
     if x_scale == "log":
@@ -119,7 +116,20 @@ def scatter_plot(
     axes.set_ylabel(y_label, color=_MUTED)
     axes.grid(True, color=_GRID, linewidth=0.7)
     names = {_stand_in(number): _short(point.label) for number, point in enumerate(points)}
-    return _to_svg(figure, key, names)
+    drawing = _to_svg(figure, key, names)
+    tips = [(point.tip or point.label, point.colour) for point in points]
+    size, places = _places(figure, axes, points)
+    return chart(drawing, points_layer(size, places, tips), said)
+
+
+def _places(
+    figure: Figure, axes: Any, points: Sequence[Point]
+) -> tuple[tuple[float, float], list[tuple[float, float]]]:
+    """The size of a figure that was drawn, and where its points lie on it, from the upper left."""
+    width, height = (72.0 * float(side) for side in figure.get_size_inches())
+    pixels = axes.transData.transform([(point.x, point.y) for point in points])
+    shares = figure.transFigure.inverted().transform(pixels)
+    return (width, height), [(float(x) * width, (1.0 - float(y)) * height) for x, y in shares]
 
 
 def _set_log(axes: Any, points: Sequence[Point]) -> None:
@@ -189,32 +199,6 @@ class _Box:
             self.left < other.right and other.left < self.right and self.bottom < other.top and other.bottom < self.top
             for other in others
         )
-
-
-def line_plot(lines: Sequence[Line], *, y_label: str, key: str, first_epoch: int = 1) -> Markup:
-    """Curves over epochs.
-
-    Args:
-        key: unique on the page; it keeps the identifiers of two plots apart.
-    """
-    figure, axes = _figure(4.9, 2.5)
-    longest = max((len(line.values) for line in lines), default=0)
-    for line in lines:
-        epochs = np.arange(first_epoch, first_epoch + len(line.values))
-        axes.plot(
-            epochs,
-            line.values,
-            color=_SERIES.format(line.colour),
-            linewidth=1.6,
-            linestyle=(0, DASHES[line.dash % len(DASHES)]),
-            marker="o" if longest == 1 else None,
-            markersize=4,
-        )
-    axes.set_xlabel("epoch", color=_MUTED)
-    axes.set_ylabel(y_label, color=_MUTED)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
-    axes.grid(True, axis="y", color=_GRID, linewidth=0.7)
-    return _to_svg(figure, key, {})
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:

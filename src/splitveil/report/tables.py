@@ -100,7 +100,7 @@ def _who(attack: AttackResult) -> str:
 def _edge(evaluation: Evaluation | None) -> Cell:
     """Parameters on the device, and multiply-adds per picture where they were counted."""
     spent = evaluation.edge_multiply_adds if evaluation else None
-    told = "" if spent is None else f"{spent / 1e6:.3g} M multiply-adds"
+    told = "" if spent is None else f"{spent / 1e6:.3g} M MACs"
     return Cell(scalar(evaluation.edge_parameters if evaluation else None), told)
 
 

@@ -117,7 +117,16 @@ def scatter(
         index, _, entry = key.partition("/")
         state.setdefault(int(index), {})[entry] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    _lay_out_like_parameters(optimizer)
     return _below(tensors, "extra")
+
+
+def _lay_out_like_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Files hold rows in order; fused kernels walk through weights and their moments as they lie in memory."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _below(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

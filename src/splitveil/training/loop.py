@@ -5,35 +5,36 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from splitveil.contracts import Stage, Task, TrainState, Weighted
+from splitveil.contracts import Comm, Stage, Task, TrainState, Weighted
 from splitveil.data.augment import augment, augment_masks
 from splitveil.data.loader import Pictures, steps
 from splitveil.errors import SpecError, TrainingError
-from splitveil.modes import evaluating
 from splitveil.nets.surgery import apply_edits, describe_edits, edits_from_json, edits_to_json
-from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
 from splitveil.split_model import SplitModel
+from splitveil.training.batch_norm import BatchNorms
 from splitveil.training.checkpoint import CheckpointStore, Place, gather, scatter
 from splitveil.training.features import TrainingFeatures
-from splitveil.training.objective import Objective
+from splitveil.training.objective import Losses, Objective
 from splitveil.training.observer import Observer
+from splitveil.training.passing import network_of
+from splitveil.training.ranks import Ranks
 from splitveil.training.rates import learning_rate, paced
 from splitveil.training.selection import is_better
 from splitveil.training.totals import Totals
+from splitveil.training.validation import end_of, validate
 
 if TYPE_CHECKING:
     from splitveil.specs import AugmentSpec, TrainingSpec
 
 __all__ = ["Trainer"]
 
-_VALIDATION_BATCH = 512
+_STEPS_BETWEEN_QUESTIONS = 16  # whether to save: several processes have to agree, and to ask costs a message
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -63,6 +64,8 @@ class Trainer:
         store: where to keep checkpoints, or None.
         reference: the score that budgets count from, of the model that training starts from; None for that of the
             stage before.
+        ranks: the processes that train together, each with a model, pictures and penalties like those of the others;
+            the first one alone is heard and writes.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Trainer:
         observer: Observer | None = None,
         store: CheckpointStore | None = None,
         reference: float | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model, self.task, self.penalties, self.stages = model, task, tuple(penalties), tuple(stages)
         if self.stages and self.stages[0].budget is not None:
@@ -88,7 +92,8 @@ class Trainer:
             )
         self.settings, self.train_set, self.val_set, self.classes = settings, train, val, classes
         self._paces = [paced(settings, stage) for stage in self.stages]
-        self.rng, self.observer, self.store = rng, observer or Observer(), store
+        self.rng, self.store, self.ranks = rng, store, ranks or Ranks()
+        self.observer = observer if observer is not None and self.ranks.leads else Observer()
         self.steps = steps(len(train), settings.batch_size)
         self.place = Place()
         self.totals = Totals()
@@ -132,26 +137,32 @@ class Trainer:
     def _run_stage(self, stage: Stage, saved: dict[str, Tensor] | None) -> None:
         if saved is None:
             self._enter(stage)
-        objective = Objective(self.model, self.task, self.penalties, self.rng.child("stage", self.place.stage))
-        objective.to(self.train_set.device)
+        self.model.to(self.train_set.device)
         trained = self._set_trainable(stage)
+        network = network_of(self.model, self.settings, self.train_set.device, self.ranks)
+        rng = self.rng.child("stage", self.place.stage)
+        objective = Objective(self.model, self.task, self.penalties, rng, network).to(self.train_set.device)
         optimizer = torch.optim.SGD(
             trained,
             lr=self._paces[self.place.stage].lr,
             momentum=self.settings.momentum,
             weight_decay=self.settings.weight_decay,
+            fused=True,
         )
         if saved is not None:
             extra = scatter(saved, self._modules(), optimizer)
             self._best = {name[5:]: value for name, value in extra.items() if name.startswith("best/")}
-            self.totals.load({name: value for name, value in extra.items() if not name.startswith("best/")})
+            sums = {name: value for name, value in extra.items() if not name.startswith("best/")}
+            self.totals.load(sums, self.ranks)
         elif self._blueprint is not None:
             self.place.edits = edits_to_json(describe_edits(self._blueprint, self.model))
-        while self.place.epoch < self._epochs(stage):
-            self._run_epoch(stage, objective, optimizer, trained)
-            self.place.epoch, self.place.step = self.place.epoch + 1, 0
-            self.totals = Totals()
-            self._save(optimizer)
+        norms = BatchNorms(self._modules().values(), self.ranks)
+        with norms.watched():
+            while self.place.epoch < self._epochs(stage):
+                self._run_epoch(stage, objective, optimizer, norms)
+                self.place.epoch, self.place.step = self.place.epoch + 1, 0
+                self.totals = Totals()
+                self._save(optimizer)
 
     def _enter(self, stage: Stage) -> None:
         """What a stage starts from: the model as it is, or as it was selected in the stage before."""
@@ -195,65 +206,95 @@ class Trainer:
             stage.name,
         )
 
-    def _change(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def _change(self, x: Tensor, generator: torch.Generator, first: int = 0, total: int | None = None) -> Tensor:
         options: AugmentSpec = self.settings.augment
-        return augment(x, crop=options.crop, flip=options.flip, rotation=options.rotation, generator=generator)
+        return augment(
+            x,
+            crop=options.crop,
+            flip=options.flip,
+            rotation=options.rotation,
+            generator=generator,
+            first=first,
+            total=total,
+        )
 
-    def _change_pair(self, x: Tensor, y: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+    def _change_pair(self, x: Tensor, y: Tensor, rng: Rng, first: int, total: int) -> tuple[Tensor, Tensor]:
         """Pictures moved at random, and their masks with them where the task has masks."""
         options: AugmentSpec = self.settings.augment
         if self.task.moves:
-            key = rng.generator()
-            y = augment_masks(y, crop=options.crop, flip=options.flip, rotation=options.rotation, generator=key)
-        return self._change(x, rng.generator()), y
+            y = augment_masks(
+                y,
+                crop=options.crop,
+                flip=options.flip,
+                rotation=options.rotation,
+                generator=rng.generator(),
+                first=first,
+                total=total,
+            )
+        return self._change(x, rng.generator(), first, total), y
 
     def _run_epoch(
-        self,
-        stage: Stage,
-        objective: Objective,
-        optimizer: torch.optim.Optimizer,
-        trained: list[torch.nn.Parameter],
+        self, stage: Stage, objective: Objective, optimizer: torch.optim.Optimizer, norms: BatchNorms
     ) -> None:
         rng = objective.rng.child("epoch", self.place.epoch)
         if self.place.step == 0:
-            features = TrainingFeatures(
-                self.model, self.train_set, self.classes, rng.child("features"), self._change, self.task
-            )
-            self.place.facts = objective.start_epoch(features)
-        order = self.train_set.order(rng.child("order"))
-        size = self.settings.batch_size
-        batches = (order[step * size : (step + 1) * size] for step in range(self.place.step, self.steps))
-        for step, (x, y) in enumerate(self.train_set.follow(batches), self.place.step):
-            x, y = self._change_pair(x, y, rng.child("augment", step))
-            state = self._state(stage, step)
-            self._step(objective, optimizer, trained, x, y, state)
+            self.place.facts = self._refit(objective, rng.child("features"))
+        places = torch.split(self.train_set.order(rng.child("order")), self.settings.batch_size)[: self.steps]
+        dealt = [self.ranks.share(len(batch)) for batch in places]
+        mine = (
+            batch[rows] for batch, (_, rows) in zip(places[self.place.step :], dealt[self.place.step :], strict=True)
+        )
+        for step, (x, y) in enumerate(self.train_set.follow(mine), self.place.step):
+            comm = dealt[step][0]
+            x, y = self._change_pair(x, y, rng.child("augment", step), comm.first, len(places[step]))
+            with norms.over(comm):
+                losses = self._step(objective, optimizer, x, y, self._state(stage, step), comm)
+            self.totals.add(losses, len(x))
             self.place.step = step + 1
             self.observer.advance(f"epoch {self.place.epoch + 1}/{self._epochs(stage)}")
-            if self.store is not None and self.store.due and self.place.step < self.steps:
+            if self._is_time_to_save():
+                self.totals.unite(self.ranks)
                 self._save(optimizer)
         self._close_epoch(stage, objective)
+
+    def _refit(self, objective: Objective, rng: Rng) -> dict[str, dict[str, float]]:
+        """Let the penalties refit, alike in all processes."""
+        features = TrainingFeatures(
+            self.model, self.train_set, self.classes, rng, self._change, task=self.task, ranks=self.ranks
+        )
+        facts = objective.start_epoch(features)
+        self.ranks.align(item.penalty for item in self.penalties)
+        return facts
+
+    def _is_time_to_save(self) -> bool:
+        if self.store is None or self.place.step >= self.steps:
+            return False
+        if self.ranks.world_size > 1 and self.place.step % _STEPS_BETWEEN_QUESTIONS:
+            return False
+        return self.ranks.agree(self.store.due)
 
     def _step(
         self,
         objective: Objective,
         optimizer: torch.optim.Optimizer,
-        trained: list[torch.nn.Parameter],
         x: Tensor,
         y: Tensor,
         state: TrainState,
-    ) -> None:
+        comm: Comm,
+    ) -> Losses:
         for group in optimizer.param_groups:
             group["lr"] = state.lr
         optimizer.zero_grad(set_to_none=True)
-        losses = objective(x, y, state)
+        losses = objective(x, y, state, comm)
         losses.backward()
         if self.settings.clip_norm is not None:
+            trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             torch.nn.utils.clip_grad_norm_(trained, self.settings.clip_norm)
         optimizer.step()
-        self.totals.add(losses, len(x))
+        return losses
 
     def _close_epoch(self, stage: Stage, objective: Objective) -> None:
-        means = self.totals.means()
+        means = self.totals.of_all(self.ranks)
         self._check_finite(stage, "loss", means["loss"], means)
         state = self._state(stage, self.steps - 1)
         validation = self._validate(stage, objective)
@@ -285,35 +326,12 @@ class Trainer:
             )
 
     def _validate(self, stage: Stage, objective: Objective) -> dict[str, Any]:
-        """The objective on validation data, with the weights that penalties have at the end of the stage.
-
-        Every penalty's terms are measured, those without weight too: a budget compares them with the reference's.
-        """
-        epochs = self._epochs(stage)
-        end = replace(
-            self._state(stage, self.steps - 1),
-            epoch=epochs - 1,
-            progress=1.0,
-            lr=learning_rate(self._paces[self.place.stage], (epochs - 1) / epochs),
-        )
-        rng = self.rng.child("validation")
-        totals, start, inspected = Totals(), 0, []
-        with evaluating(self.model), torch.no_grad():
-            for x, y in self.val_set.batches(_VALIDATION_BATCH):
-                noise = SeededNoise(rng, start)
-                trace = self.model(x, self.model.draw(noise, len(x), x.device))
-                totals.add(objective.measure(trace, y, end, rng), len(x))
-                inspected.append(objective.inspect(trace, y, end, rng))
-                start += len(x)
-        for name, facts in objective.ledgers(inspected).items():
+        pace = self._paces[self.place.stage]
+        end = end_of(self._state(stage, self.steps - 1), pace, self._epochs(stage))
+        found, ledgers = validate(objective, self.val_set, end, self.rng.child("validation"), self.ranks)
+        for name, facts in ledgers.items():
             self.place.facts.setdefault(name, {}).update(facts)
-        means = totals.means()
-        found = {
-            "val_loss": means.pop("task"),
-            "val_accuracy": means.pop("score"),
-            "val_objective": means.pop("loss"),
-        }
-        return {**found, "val_terms": {name: value for name, value in means.items() if math.isfinite(value)}}
+        return found
 
     def _select(self, stage: Stage, validation: Mapping[str, Any]) -> None:
         later = self.stages[self.place.stage + 1 :]
@@ -356,7 +374,7 @@ class Trainer:
             self.observer.event({"event": "warning", "epoch": self.place.epoch, "text": text})
 
     def _save(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.store is not None:
+        if self.store is not None and self.ranks.leads:
             best = {f"best/{name}": value for name, value in self._best.items()}
             self.place.log_size = self.observer.log_size()
             self.store.save(gather(self._modules(), optimizer, {**best, **self.totals.state()}), self.place)

@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from attack_fixtures import (
     BLACK_BOX,
     CLASSES,
@@ -23,10 +27,6 @@ from attack_fixtures import (
     subject,
     view_of,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
-
 from splitveil.attacks.controls import MeanImage
 from splitveil.attacks.subjects import CallableSubject, ModelSubject
 from splitveil.attacks.view import AttackerView, attacker_view

@@ -40,6 +40,7 @@ def channel(*after: nn.Module) -> Channel:
 SETTINGS = SlopeSettings(smoothing=SMOOTHING, directions=64, pictures=512, epochs=30, channels=8)
 
 
+@pytest.mark.long
 def test_the_score_of_gaussian_pictures_is_found() -> None:
     net = fit_score(white(1000, 1), SETTINGS, Rng(0))
     x = white(200, 2).get(torch.arange(200))[0]
@@ -66,6 +67,7 @@ def test_on_a_gaussian_linear_channel_the_estimates_are_near_the_least_error_and
     assert found["unbiased"].value == pytest.approx(NOISE**2, rel=0.02)
 
 
+@pytest.mark.long
 def test_with_little_smoothing_they_are_not_vacuous() -> None:
     settings = SlopeSettings(smoothing=0.03, directions=64, pictures=512, epochs=30, channels=8)
     held, known = white(600, 5), white(1000, 1)

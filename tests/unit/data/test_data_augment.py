@@ -125,6 +125,17 @@ def test_nothing_asked_for_gives_the_same_tensor_and_draws_nothing() -> None:
     assert augment(empty, crop=2, flip=True, rotation=9.0, generator=generator) is empty
 
 
+@pytest.mark.parametrize("rotation", [0.0, 20.0])
+def test_a_part_of_a_batch_is_changed_as_in_the_batch(rotation: float) -> None:
+    x = pictures(11)
+    whole = augment(x, crop=2, flip=True, rotation=rotation, generator=seeded(10))
+    parts = [
+        augment(x[rows], crop=2, flip=True, rotation=rotation, generator=seeded(10), first=rows.start, total=11)
+        for rows in (slice(0, 6), slice(6, 11))
+    ]
+    torch.testing.assert_close(torch.cat(parts), whole, atol=1e-6, rtol=0)
+
+
 def test_a_white_picture_does_not_get_whiter() -> None:
     for seed in range(20):
         y = augment(torch.ones(8, 1, 31, 33), crop=0, flip=False, rotation=180.0, generator=seeded(seed))

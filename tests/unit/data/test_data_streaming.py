@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,17 @@ def test_rows_are_indexed_like_a_tensor(tmp_path_factory, taken: list[int], aske
     assert torch.equal(stored[indices], chosen[indices])
     assert torch.equal(stored[start : start + 7], chosen[start : start + 7])
     assert (stored.shape, stored.ndim, stored.nbytes) == (tuple(chosen.shape), chosen.ndim, chosen.nbytes)
+
+
+def test_rows_go_to_another_process_by_the_name_of_their_file(rows: tuple[StoredRows, Tensor]) -> None:
+    stored, values = rows
+    chosen = torch.tensor([7, 3, 3])
+    sent = pickle.dumps(stored.take(chosen))
+    assert len(sent) < 1000  # not the rows themselves
+    assert torch.equal(pickle.loads(sent)[:], values[chosen])
+    stored.file.unlink()
+    with pytest.raises(FileNotFoundError):
+        pickle.loads(sent)
 
 
 def test_chunks_joins_and_statistics_agree_with_the_tensor(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
-from splitveil.contracts import FeatureSpec, GaussianChannel, Penalty, PenaltyContext, Trace, TrainState
+from splitveil.contracts import FeatureSpec, GaussianChannel, NoiseSpec, Penalty, PenaltyContext, Trace, TrainState
 from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.defenses.mechanisms.identity import Identity
 from splitveil.defenses.penalties.adversarial_reconstruction import AdversarialReconstruction
@@ -24,6 +24,7 @@ from splitveil.defenses.penalties.lipschitz import Lipschitz
 from splitveil.defenses.penalties.noise_power import NoisePower
 from splitveil.errors import InputError, SpecError
 from splitveil.nets.parts import SplitParts
+from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
 from splitveil.split_model import SplitModel
 
@@ -113,7 +114,8 @@ def test_the_stretch_of_linear_layers_is_that_of_their_matrices() -> None:
     model = SplitModel(SplitParts(head, nn.Linear(3, 2), (1, 2, 2)), Identity()).double()
     x = rows(7, 4, "x").reshape(7, 1, 2, 2)
     found = value(Lipschitz(perturbation_std=0.1), trace_of(x, x), model)
-    change = torch.randn(x.shape, generator=Rng(0).child("perturbation").generator()).to(x).flatten(1)
+    drawn = SeededNoise(Rng(0)).draw(NoiseSpec("perturbation", (1, 2, 2), "standard_normal"), len(x))
+    change = drawn.to(x).flatten(1)
     first = change @ head[1].weight.T
     second = first @ head[2].weight.T
     expected = first.norm(dim=1) / change.norm(dim=1) + second.norm(dim=1) / first.norm(dim=1)

@@ -9,6 +9,7 @@ import pytest
 from splitveil.errors import InputError, MissingDataError, OutputError, SpecError
 from splitveil.experiments.compare.api import compare
 from splitveil.experiments.demo import check_demo_folder
+from splitveil.experiments.engines.processes import Processes
 from splitveil.experiments.folder import check_apart, check_folder
 from splitveil.records import RunRecord
 from splitveil.specs import DataSpec
@@ -91,5 +92,5 @@ def test_the_demo_goes_into_a_folder_of_its_own(tmp_path: Path) -> None:
 
 def test_a_comparison_on_no_device_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'tpu9'"):
-        compare([], tmp_path / "out", board=None, recipe="tiny", device="tpu9")  # type: ignore[arg-type]
+        compare([], tmp_path / "out", board=None, recipe="tiny", engine=Processes(device="tpu9"))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()

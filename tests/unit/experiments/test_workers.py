@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from splitveil.errors import InputError
-from splitveil.experiments.compare.workers import run_jobs
+from splitveil.experiments.engines.workers import run_jobs
 from splitveil.training.observer import Observer
 
 
@@ -73,7 +73,7 @@ def test_jobs_end_one_by_one_and_failures_are_told() -> None:
 
 
 CALLER = """
-from splitveil.experiments.compare.workers import run_jobs
+from splitveil.experiments.engines.workers import run_jobs
 class Board:
     def __getattr__(self, name):
         return lambda *_: None
@@ -110,7 +110,7 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
     script.write_text(
         "import os, sys, time\n"
         "from pathlib import Path\n"
-        "from splitveil.experiments.compare.workers import run_jobs\n"
+        "from splitveil.experiments.engines.workers import run_jobs\n"
         "class Board:\n"
         "    def __getattr__(self, name):\n"
         "        return lambda *_: None\n"

@@ -62,7 +62,7 @@ def covered(seeds: int, trials: int, resamples: int, **noise: float) -> float:
     return hits / trials
 
 
-@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("seeds", [3, pytest.param(5, marks=pytest.mark.long)])
 def test_the_interval_covers_the_known_gap(seeds: int) -> None:
     assert covered(seeds, 100, 60) >= 0.88
 
@@ -77,6 +77,7 @@ def test_the_interval_is_narrow_enough_to_find_a_gap() -> None:
         assert found.mse_db[1] - found.mse_db[0] < 1.2
 
 
+@pytest.mark.long
 def test_the_interval_in_accuracy_covers_the_known_gap() -> None:
     """A curve 1 dB higher is wider by its slope: the gap at equal error is the mean over the errors that both have."""
     below, above = (TradeOff.fit(ACCURACY, 10 ** ((MSE_DB + gap) / 10)) for gap in (0.0, 1.0))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import subprocess
 import sys
+from hashlib import sha256
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -46,7 +48,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.text += data
 
     def all(self, name: str) -> list[dict[str, str | None]]:
@@ -95,11 +97,11 @@ def test_the_page_is_accessible_by_its_structure(make_run: MakeRun, tmp_path: Pa
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
     assert all(image["alt"] for image in page.all("img"))
-    assert all(head.get("scope") in ("col", "row") for head in page.all("th"))
+    assert all(head.get("scope") in ("col", "row", "rowgroup") for head in page.all("th"))
     identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
-    targets = {href[1:] for attributes in page.all("a") if (href := attributes.get("href"))}
-    assert targets <= set(identifiers)
+    targets = {href for attributes in page.all("a") if (href := attributes.get("href"))}
+    assert targets <= {*(f"#{name}" for name in identifiers), "report.json", "report.csv"}
     assert page.all("html")[0]["lang"] == "en"
     assert len(page.all("main")) == 1
 
@@ -107,14 +109,29 @@ def test_the_page_is_accessible_by_its_structure(make_run: MakeRun, tmp_path: Pa
 def test_the_page_loads_nothing(make_run: MakeRun, tmp_path: Path) -> None:
     html, page = build(three(make_run), tmp_path)
     for tag, attributes in page.tags:
-        assert tag not in ("script", "link", "iframe", "object", "embed", "base")
+        assert tag not in ("link", "iframe", "object", "embed", "base")
         for name in LOADS:
             value = attributes.get(name)
-            assert value is None or value.startswith(("#", "data:image/png;base64,"))
+            assert value is None or value.startswith(("#", "data:image/png;base64,")) or tag == "a"
+    assert page.all("script") == [{}]  # one, without a source
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
     assert "@import" not in html
-    assert not re.search(r"https?://", html)
+    assert set(re.findall(r"https?://[^\"]*", html)) <= {"http://www.w3.org/2000/svg"}  # a name, in the script
     assert len(html) < 1_000_000
+
+
+def test_the_policy_allows_the_script_of_the_page_and_no_other(make_run: MakeRun, tmp_path: Path) -> None:
+    html, page = build(three(make_run), tmp_path)
+    found = re.search(r"<script>(.*)</script>", html, re.DOTALL)
+    assert found is not None
+    digest = base64.b64encode(sha256(found[1].encode()).digest()).decode()
+    [policy] = [meta["content"] or "" for meta in page.all("meta") if "http-equiv" in meta]
+    assert policy.split("; ") == [
+        "default-src 'none'",
+        "img-src data:",
+        "style-src 'unsafe-inline'",
+        f"script-src 'sha256-{digest}'",
+    ]
 
 
 def test_references_inside_plots_point_into_their_own_plot(make_run: MakeRun, tmp_path: Path) -> None:
@@ -127,8 +144,11 @@ def test_references_inside_plots_point_into_their_own_plot(make_run: MakeRun, tm
 
 def test_the_same_records_give_the_same_bytes(make_run: MakeRun, tmp_path: Path) -> None:
     records = three(make_run)
-    first = build_report(records, tmp_path / "a.html").read_bytes()
-    assert build_report(records[::-1], tmp_path / "b.html").read_bytes() == first
+    first, second = (
+        build_report(order, tmp_path / name / "report.html") for name, order in (("a", records), ("b", records[::-1]))
+    )
+    for suffix in (".html", ".json", ".csv"):
+        assert first.with_suffix(suffix).read_bytes() == second.with_suffix(suffix).read_bytes()
 
 
 def test_what_a_record_says_is_text(make_run: MakeRun, tmp_path: Path) -> None:
@@ -146,8 +166,7 @@ def test_what_a_record_says_is_text(make_run: MakeRun, tmp_path: Path) -> None:
     events = run.path / "events.jsonl"
     events.write_text(events.read_text().replace("conditional_entropy", "<script>alert(3)</script>"))
     html, page = build([run, make_run("none", 0.002)], tmp_path)
-    assert "<script" not in html
-    assert not page.all("script")
+    assert html.count("<script") == 1 == len(page.all("script"))
     assert "alert(1)" in page.text
     assert "49" not in re.findall(r"cem\S*", page.text)[0]
 
@@ -249,6 +268,18 @@ def test_only_a_report_is_replaced(make_run: MakeRun, tmp_path: Path) -> None:
         assert notes.read_text() == content
     with pytest.raises(OutputError, match="folder"):
         build_report(records, tmp_path)
+    with pytest.raises(OutputError, match=r"pass .*x\.html"):
+        build_report(records, tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".csv"])
+def test_what_lies_beside_the_page_is_not_lost(make_run: MakeRun, tmp_path: Path, suffix: str) -> None:
+    records, mine = [make_run("none", 0.002)], tmp_path / f"report{suffix}"
+    mine.write_text('{"mine": 1}')
+    with pytest.raises(OutputError, match=rf"report\{suffix}', got another file"):
+        build_report(records, tmp_path / "report.html")
+    assert mine.read_text() == '{"mine": 1}'
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_the_report_reads_no_model() -> None:

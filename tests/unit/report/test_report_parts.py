@@ -18,8 +18,9 @@ from splitveil.errors import InputError
 from splitveil.metrics import functional
 from splitveil.report import pictures
 from splitveil.report.curves import fact_rows, training_curves
+from splitveil.report.lineplot import Line, line_plot
 from splitveil.report.pictures import Encoder, load_samples, psnr_db
-from splitveil.report.plots import Line, Point, line_plot, scatter_plot
+from splitveil.report.plots import Point, scatter_plot
 from splitveil.report.runs import load_runs
 from splitveil.report.wording import DASH, fixed, scalar
 
@@ -89,14 +90,14 @@ def test_a_scatter_takes_its_colours_from_the_page_and_escapes_names() -> None:
 def test_a_plot_survives_gaps_single_epochs_and_long_names() -> None:
     nan = float("nan")
     for values in ((1.0,), (nan, 2.0, nan), ()):
-        ET.fromstring(str(line_plot([Line(1, values), Line(1, values, 1)], y_label="loss", key="k")))
+        ET.fromstring(str(line_plot([Line(1, values), Line(1, values, 1)], y_label="loss")))
     long = Point("x" * 200, 1, 0.0, 0.0, (0.0, 0.0), (0.0, 0.0))
-    assert "x" * 40 not in scatter_plot([long], x_label="x", y_label="y", key="k")
+    assert not re.search("x{40}[^>]*<", scatter_plot([long], x_label="x", y_label="y", key="k"))
 
 
 def test_the_loss_is_shown_term_by_term_with_its_weight(make_run: MakeRun) -> None:
     run = load_runs([make_run("cem", 0.04, weight=16.0)])[0]
-    loss, accuracy, _ = training_curves(run, "k")
+    loss, accuracy, _ = training_curves(run)
     assert [entry.name for entry in loss.legend] == ["loss", "task", "conditional_entropy × 0 to 16"]  # noqa: RUF001
     last = run.epochs[-1]
     assert f"to {scalar(16.0 * last['terms']['conditional_entropy'])}" in loss.description
@@ -106,7 +107,7 @@ def test_the_loss_is_shown_term_by_term_with_its_weight(make_run: MakeRun) -> No
 
 def test_the_information_is_drawn_held_out_with_its_limit(make_run: MakeRun) -> None:
     run = load_runs([make_run("cem", 0.04, weight=16.0)])[0]
-    curve = training_curves(run, "k")[2]
+    curve = training_curves(run)[2]
     assert [entry.name for entry in curve.legend] == [
         "held out, mean",
         "held out, 99.9 % limit",
@@ -115,12 +116,12 @@ def test_the_information_is_drawn_held_out_with_its_limit(make_run: MakeRun) -> 
     last = run.epochs[-1]["facts"]["conditional_entropy"]["upper_nats"]
     assert f"99.9 % limit: from 319 to {scalar(last)}" in curve.description
     plain = load_runs([make_run("none", 0.002)])[0]
-    assert len(training_curves(plain, "k")) == 2
+    assert len(training_curves(plain)) == 2
 
 
 def test_one_term_alone_is_drawn_once(make_run: MakeRun) -> None:
     run = load_runs([make_run("none", 0.002)])[0]
-    assert [entry.name for entry in training_curves(run, "k")[0].legend] == ["loss (task alone)"]
+    assert [entry.name for entry in training_curves(run)[0].legend] == ["loss (task alone)"]
 
 
 def test_numbers_as_words() -> None:

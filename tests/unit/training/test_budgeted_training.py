@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from training_fixtures import SETTINGS, Listener, Spread, make_model, make_trainer, weights
 
 from splitveil.contracts import Budget, Stage, Weighted
 from splitveil.defenses.penalties.conditional_entropy import ConditionalEntropy
@@ -18,6 +17,7 @@ from splitveil.schedules import Budgeted
 from splitveil.specs import AugmentSpec, DataSpec, ModelSpec, PlugInSpec, RunSpec, TrainingSpec
 from splitveil.training.checkpoint import CheckpointStore
 from splitveil.training.loop import Trainer
+from training_fixtures import SETTINGS, Listener, Spread, make_model, make_trainer, weights
 
 BUDGET = Budget(points=10.0, term="spread")
 STAGES = (Stage("reference"), Stage("budget", lr_scale=0.1, lr_schedule="constant", budget=BUDGET))

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from training_fixtures import SETTINGS, Listener, Spread, make_model, make_trainer, pictures, weights
 
 from splitveil.contracts import PenaltyContext, Stage, Terms, Trace, TrainState, Weighted
 from splitveil.errors import SpecError, TrainingError
@@ -17,6 +16,7 @@ from splitveil.schedules import Constant
 from splitveil.specs import TrainingSpec
 from splitveil.training.rates import learning_rate
 from splitveil.training.tasks import Classification
+from training_fixtures import SETTINGS, Listener, Spread, make_model, make_trainer, pictures, weights
 
 
 def test_it_learns_and_hands_the_model_back_in_evaluation_mode() -> None:

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splitveil.contracts import FeatureSpec, FeatureStream, Penalty, PenaltyContext, Terms, Trace, positive
+from splitveil.contracts import (
+    ALONE,
+    Comm,
+    FeatureSpec,
+    FeatureStream,
+    Penalty,
+    PenaltyContext,
+    Terms,
+    Trace,
+    positive,
+)
 from splitveil.defenses.penalties.adversary import Adversary
 from splitveil.errors import SpecError, UnknownNameError
 from splitveil.metrics.functional import similarity_for_training
@@ -96,7 +106,7 @@ class AdversarialReconstruction(Penalty):
 
     def on_step(self, trace: Trace, context: PenaltyContext) -> None:
         """One step of the decoder."""
-        self._learn(self._read(trace).detach(), trace.x)
+        self._learn(self._read(trace).detach(), trace.x, context.comm)
 
     def forward(self, trace: Trace, context: PenaltyContext) -> Terms:
         """One term, a mean over samples, with gradient to what the decoder reads."""
@@ -115,12 +125,12 @@ class AdversarialReconstruction(Penalty):
     def _read(self, trace: Trace) -> Tensor:
         return trace.z if self.reads == "feature" else trace.r
 
-    def _learn(self, r: Tensor, x: Tensor) -> Tensor:
+    def _learn(self, r: Tensor, x: Tensor, comm: Comm = ALONE) -> Tensor:
         def loss(decoder: nn.Module) -> Tensor:
             alike = self._alike(decoder(r), x).mean()
             return 1 - alike if self.likeness == "ssim" else alike
 
-        return self.adversary.learn(loss)
+        return self.adversary.learn(loss, comm)
 
     def _alike(self, drawn: Tensor, x: Tensor) -> Tensor:
         """``(n,)``."""

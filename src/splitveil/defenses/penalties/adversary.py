@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from splitveil.contracts import ALONE, Comm
 from splitveil.stepping import take_step
 
 __all__ = ["Adversary"]
@@ -25,15 +26,18 @@ class Adversary(nn.Module):
     def __init__(self, network: nn.Module, lr: float) -> None:
         super().__init__()
         self.network = network.requires_grad_(False).eval()
-        self._optimiser = torch.optim.Adam(network.parameters(), lr=lr)
+        self._optimiser = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
 
-    def learn(self, loss: Callable[[nn.Module], Tensor]) -> Tensor:
-        """One step along a loss of the network in training mode; returns the loss, without gradient."""
+    def learn(self, loss: Callable[[nn.Module], Tensor], comm: Comm = ALONE) -> Tensor:
+        """One step along a loss of the network in training mode; returns the loss, without gradient.
+
+        The gradient is that of all rows of the batch, wherever they are.
+        """
         self.network.requires_grad_(True).train()
         try:
             with torch.enable_grad():
                 value = loss(self.network)
-                take_step(self._optimiser, value)
+                take_step(self._optimiser, value, comm)
         finally:
             self.network.requires_grad_(False).eval()
         return value.detach()
@@ -65,9 +69,9 @@ class Adversary(nn.Module):
         first, second = (torch.split(half, sizes) for half in rest.chunk(2))
         for parameter, mean, square in zip(self._moved, first, second, strict=True):
             self._optimiser.state[parameter] = {
-                "step": steps[0].clone(),
-                "exp_avg": mean.reshape(parameter.shape).to(parameter).clone(),
-                "exp_avg_sq": square.reshape(parameter.shape).to(parameter).clone(),
+                "step": steps[0].to(parameter.device, copy=True),
+                "exp_avg": torch.empty_like(parameter).copy_(mean.reshape(parameter.shape)),
+                "exp_avg_sq": torch.empty_like(parameter).copy_(square.reshape(parameter.shape)),
             }
 
     @property

@@ -164,11 +164,21 @@ class ConditionalEntropy(Penalty):
             if self.surrogate == "bound":
                 value = self._bounds(trace, context.y).mean() / self.mixture.q
             else:
-                mean, variance = self._noise(trace.channel)
-                value = thresholded_trace(
-                    mean, variance, context.y, self.mixture, class_size=self.class_size, threshold=self.threshold
-                )
+                value = self._surrogate(trace, context)
         return {"conditional_entropy": value}
+
+    def _surrogate(self, trace: Trace, context: PenaltyContext) -> Tensor:
+        """The paper's term, of all rows of the batch: its clusters' variances are not means over samples."""
+        mean, variance = self._noise(trace.channel)
+        gather = context.comm.gather
+        return thresholded_trace(
+            gather(mean),
+            gather(variance) if variance.ndim else variance,
+            gather(context.y),
+            self.mixture,
+            class_size=self.class_size,
+            threshold=self.threshold,
+        )
 
     def _bounds(self, trace: Trace, y: Tensor) -> Tensor:
         """B_i in nats, ``(n,)``, weighted by class where classes are balanced."""

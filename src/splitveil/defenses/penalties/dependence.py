@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from splitveil.contracts import FeatureSpec, Penalty, PenaltyContext, Terms, Trace
 from splitveil.defenses.penalties.pairs import FEWEST, check_samples, doubly_centred, squared_distances
@@ -49,12 +48,13 @@ class Dependence(Penalty):
 
     def forward(self, trace: Trace, context: PenaltyContext) -> Terms:
         """Two terms, weighted by a and -b."""
-        z = trace.z.flatten(1)
+        gather = context.comm.gather
+        z = gather(trace.z.flatten(1))
         if len(z) < FEWEST:
             return {"dependence_pictures": z.sum() * 0.0, "dependence_labels": z.sum() * 0.0}
-        y = functional.one_hot(context.y, self.classes).to(z)
+        y = (gather(context.y)[:, None] == torch.arange(self.classes, device=z.device)).to(z)
         return {
-            "dependence_pictures": self.pictures * hilbert_schmidt(trace.x.flatten(1), z),
+            "dependence_pictures": self.pictures * hilbert_schmidt(gather(trace.x.flatten(1)), z),
             "dependence_labels": -self.labels * hilbert_schmidt(z, y),
         }
 

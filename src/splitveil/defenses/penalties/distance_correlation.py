@@ -23,9 +23,10 @@ class DistanceCorrelation(Penalty):
 
     def forward(self, trace: Trace, context: PenaltyContext) -> Terms:
         """One term, in [0, 1]."""
-        if len(trace.x) < FEWEST:
-            return {"distance_correlation": trace.z.sum() * 0.0}
-        return {"distance_correlation": distance_correlation(trace.x.flatten(1), trace.z.flatten(1))}
+        x, z = context.comm.gather(trace.x.flatten(1)), context.comm.gather(trace.z.flatten(1))
+        if len(x) < FEWEST:
+            return {"distance_correlation": z.sum() * 0.0}
+        return {"distance_correlation": distance_correlation(x, z)}
 
 
 def distance_correlation(a: Tensor, b: Tensor) -> Tensor:

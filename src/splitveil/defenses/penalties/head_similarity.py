@@ -39,6 +39,7 @@ class HeadSimilarity(Penalty):
         self.stages = tuple(stages)
         self.heads = nn.ModuleList()
         self.register_buffer("filled", torch.zeros(len(self.stages), dtype=torch.bool))
+        self._places: list[int] = []  # as `filled`, but to read it costs no synchronisation in a training step
 
     @classmethod
     def from_spec(
@@ -61,20 +62,25 @@ class HeadSimilarity(Penalty):
             held.load_state_dict(cast(SplitModel, model).head.state_dict())
             held.requires_grad_(False).eval()
             self.filled[place] = True
+            self._places = self._known()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As of any module that knows its model."""
         if not self.heads:
             raise ContractError("expected attach(model) before the state is loaded, got no model")
-        return super().load_state_dict(state_dict, strict, assign)
+        loaded = super().load_state_dict(state_dict, strict, assign)
+        self._places = self._known()
+        return loaded
+
+    def _known(self) -> list[int]:
+        return [place for place, known in enumerate(self.filled.tolist()) if known]
 
     def forward(self, trace: Trace, context: PenaltyContext) -> Terms:
         """One term in [-1, 1], a mean over samples; 0 while no head is remembered."""
         z = trace.z.flatten(1)
-        places = [place for place, known in enumerate(self.filled.tolist()) if known]
-        if not places:
+        if not self._places:
             return {"head_similarity": z.sum() * 0.0}
         with torch.no_grad():
-            others = [self.heads[place](trace.x).flatten(1) for place in places]
+            others = [self.heads[place](trace.x).flatten(1) for place in self._places]
         alike = torch.stack([functional.cosine_similarity(z, other, dim=1) for other in others])
         return {"head_similarity": alike.amax(0).mean()}

@@ -6,10 +6,11 @@ from typing import cast
 
 import torch
 
-from splitveil.contracts import Penalty, PenaltyContext, Terms, Trace, positive
+from splitveil.contracts import NoiseSpec, Penalty, PenaltyContext, Terms, Trace, positive
 from splitveil.errors import SpecError
 from splitveil.modes import evaluating
 from splitveil.nets.watching import layer_outputs
+from splitveil.noise import SeededNoise, to_device
 from splitveil.split_model import SplitModel
 
 __all__ = ["Lipschitz"]
@@ -35,8 +36,9 @@ class Lipschitz(Penalty):
     def forward(self, trace: Trace, context: PenaltyContext) -> Terms:
         """One term, a mean over samples."""
         x = trace.x.detach()
-        drawn = torch.randn(x.shape, generator=context.rng.child("perturbation").generator()).to(x)
-        change = self.perturbation_std * drawn
+        spec = NoiseSpec("perturbation", tuple(x.shape[1:]), "standard_normal")
+        drawn = SeededNoise(context.rng, context.comm.first).draw(spec, len(x))
+        change = self.perturbation_std * to_device(drawn, x.device).to(x.dtype)
         head = cast(SplitModel, context.model).head
         with evaluating(head), layer_outputs(head) as found:
             head(torch.cat([x, x + change]))

@@ -23,7 +23,7 @@ from splitveil.records import AttackResult, RunRecord
 from splitveil.specs import PlugInSpec
 from splitveil.threats import ThreatModel
 
-__all__ = ["analyse"]
+__all__ = ["Seen", "analyse", "point_of", "read_cell"]
 
 _RESAMPLES = 1000
 _LEVEL = 0.95
@@ -31,7 +31,7 @@ _KEY = 20_250_303  # of the bootstrap
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class Seen:
     """What one finished run says on validation pictures; its scores on test pictures are read when asked for."""
 
     folder: Path
@@ -68,16 +68,16 @@ def analyse(
     Raises:
         InputError: no cell has finished.
     """
-    groups: dict[str, list[tuple[Cell, _Seen]]] = {}
+    groups: dict[str, list[tuple[Cell, Seen]]] = {}
     for cell in cells:
         if cell.name not in failed:
             label = json.dumps(cell.spec.defense.model_dump(mode="json"), sort_keys=True)
-            groups.setdefault(label, []).append((cell, _read(cell, out / cell.name, threat)))
+            groups.setdefault(label, []).append((cell, read_cell(cell, out / cell.name, threat)))
     if not groups:
         raise InputError(f"expected a run that finished, got {len(failed)} that failed: read their errors above")
     seen = [(group[0][0].spec.defense, [item for _, item in group]) for group in groups.values()]
     chosen = _select(seen)
-    points = [_point(defense, runs, selected) for (defense, runs), selected in zip(seen, chosen, strict=True)]
+    points = [point_of(defense, runs, selected) for (defense, runs), selected in zip(seen, chosen, strict=True)]
     attacks = [run.attack for _, runs in seen for run in runs]
     checks = check_points(points)
     return ComparisonRecord(
@@ -93,14 +93,19 @@ def analyse(
     )
 
 
-def _read(cell: Cell, folder: Path, threat: ThreatModel) -> _Seen:
+def read_cell(cell: Cell, folder: Path, threat: ThreatModel) -> Seen:
+    """What the finished run of a cell says.
+
+    Raises:
+        InputError: its log does not say which epoch was selected.
+    """
     record = RunRecord(folder)
     wanted = attack_key(cell.attack, threat, cell.spec.seed)
     attack = next(item for item in record.attacks if item.key == wanted)
     chosen = [event for event in record.events() if event.get("event") == "selected"]
     if not chosen:
         raise InputError(f"expected the selected epoch in '{folder}/events.jsonl', got none: remove the folder")
-    return _Seen(
+    return Seen(
         folder=folder,
         seed=cell.spec.seed,
         val_accuracy=chosen[-1]["val_accuracy"],
@@ -109,11 +114,11 @@ def _read(cell: Cell, folder: Path, threat: ThreatModel) -> _Seen:
     )
 
 
-def _mean_validation(runs: Sequence[_Seen]) -> tuple[float, float]:
+def _mean_validation(runs: Sequence[Seen]) -> tuple[float, float]:
     return float(np.mean([run.val_accuracy for run in runs])), float(np.mean([run.val_mse for run in runs]))
 
 
-def _select(seen: Sequence[tuple[PlugInSpec, Sequence[_Seen]]]) -> list[bool]:
+def _select(seen: Sequence[tuple[PlugInSpec, Sequence[Seen]]]) -> list[bool]:
     """Per point, whether it lies on the validation front of its curve."""
     chosen = [False] * len(seen)
     for curve in {curve_of(defense) for defense, _ in seen}:
@@ -124,13 +129,14 @@ def _select(seen: Sequence[tuple[PlugInSpec, Sequence[_Seen]]]) -> list[bool]:
     return chosen
 
 
-def _stack(runs: Sequence[_Seen], seeds: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _stack(runs: Sequence[Seen], seeds: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Correctness and errors ``(s, n)`` of these seeds."""
     by_seed = {run.seed: run for run in runs}
     return np.stack([by_seed[seed].correct() for seed in seeds]), np.stack([by_seed[seed].error() for seed in seeds])
 
 
-def _point(defense: PlugInSpec, runs: Sequence[_Seen], selected: bool) -> PointRecord:
+def point_of(defense: PlugInSpec, runs: Sequence[Seen], selected: bool) -> PointRecord:
+    """The record of a point from its runs, one per seed."""
     val_accuracy, val_mse = _mean_validation(runs)
     correct, error = _stack(runs, [run.seed for run in runs])
     psnr = [run.attack.metrics["psnr"].mean for run in runs]
@@ -165,18 +171,16 @@ def _converged(attacks: Sequence[AttackResult]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _deltas(seen: Sequence[tuple[PlugInSpec, Sequence[_Seen]]], chosen: Sequence[bool]) -> list[DeltaRecord]:
+def _deltas(seen: Sequence[tuple[PlugInSpec, Sequence[Seen]]], chosen: Sequence[bool]) -> list[DeltaRecord]:
     """Every later curve over every earlier one, on the points that were selected and the seeds all of them have."""
-    curves: dict[str, list[Sequence[_Seen]]] = {}
+    curves: dict[str, list[Sequence[Seen]]] = {}
     for (defense, runs), kept in zip(seen, chosen, strict=True):
         if kept and defense.name != UNDEFENDED:
             curves.setdefault(curve_of(defense), []).append(runs)
     return [_delta(a, curves[a], b, curves[b]) for a, b in itertools.combinations(curves, 2)]
 
 
-def _delta(
-    reference: str, below: Sequence[Sequence[_Seen]], other: str, above: Sequence[Sequence[_Seen]]
-) -> DeltaRecord:
+def _delta(reference: str, below: Sequence[Sequence[Seen]], other: str, above: Sequence[Sequence[Seen]]) -> DeltaRecord:
     shared = set.intersection(*({run.seed for run in runs} for runs in (*below, *above)))
     seeds = sorted(shared)
     if not seeds:
@@ -191,7 +195,7 @@ def _delta(
             pictures=0,
         )
 
-    def gather(points: Sequence[Sequence[_Seen]]) -> Points:
+    def gather(points: Sequence[Sequence[Seen]]) -> Points:
         stacks = [_stack(runs, seeds) for runs in points]
         return Points(np.stack([correct for correct, _ in stacks]), np.stack([error for _, error in stacks]))
 

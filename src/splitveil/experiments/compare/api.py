@@ -10,24 +10,23 @@ from typing import Any
 from splitveil.data.sources import guess_source
 from splitveil.errors import OutputError, SpecError, SplitveilError, ThreatModelError
 from splitveil.experiments.api import default_recipe, make_spec
-from splitveil.experiments.building import build_run, check_fit
 from splitveil.experiments.compare.analysis import analyse
 from splitveil.experiments.compare.plan import Cell, Grid, cell_of, expand
 from splitveil.experiments.compare.record import FILE, ComparisonRecord
 from splitveil.experiments.compare.run import run_cells
-from splitveil.experiments.compare.workers import Board, share_cores
-from splitveil.experiments.completing import complete, parts_of, planned
-from splitveil.experiments.environment import pick_device
+from splitveil.experiments.completing import complete, prepare
+from splitveil.experiments.engines.jobs import Board, Engine
+from splitveil.experiments.engines.processes import Processes
 from splitveil.experiments.folder import check_apart
 from splitveil.experiments.recipes import load_recipe
+from splitveil.experiments.starting import seal_weights
 from splitveil.experiments.training import LoadedData, load_data_spec
 from splitveil.files import others, write_text
 from splitveil.registry import ATTACKS, build
-from splitveil.specs import PlugInSpec, TrainingSpec, parse, read_json
+from splitveil.specs import PlugInSpec, RunSpec, TrainingSpec, parse, read_json
 from splitveil.threats import ThreatModel
-from splitveil.training.tasks import make_task
 
-__all__ = ["PLAN", "RUNS", "compare", "plan_cells"]
+__all__ = ["PLAN", "RUNS", "claim_folder", "compare", "plan_cells", "seal_cells"]
 
 RUNS = "runs"
 PLAN = "plan.json"
@@ -91,13 +90,50 @@ def plan_cells(
         for seed in range(seeds)
         for defense in chosen
     ]
-    pictures = load_data_spec(specs[0].data)
-    sealed = specs[0].data.model_copy(update={"digest": pictures.splits.digest})
     attacker = PlugInSpec(name=plan.attack.name, params={**plan.attack.params, **(attack or {})})
-    _check_attack(attacker, threat or ThreatModel.preset("white_box"))
-    cells = [cell_of(spec.model_copy(update={"data": sealed}), attacker) for spec in specs]
-    _check_models(cells[: len(chosen)], pictures)
+    return seal_cells(specs, attacker, threat, load_data_spec(specs[0].data), points=len(chosen))
+
+
+def seal_cells(
+    specs: Sequence[RunSpec], attack: PlugInSpec, threat: ThreatModel | None, pictures: LoadedData, *, points: int
+) -> list[Cell]:
+    """Cells of specs of the same pictures; what is wrong with them is found before anything runs.
+
+    Args:
+        specs: of all runs, those that differ by more than their seed first.
+        attack: on each.
+        threat: of the attack; white box by default.
+        pictures: of all specs.
+        points: how many differ by more than their seed.
+
+    Raises:
+        SpecError: a model that does not fit the pictures.
+        ThreatModelError: the attack needs more than the threat model grants.
+    """
+    _check_attack(attack, threat or ThreatModel.preset("white_box"))
+    cells = [cell_of(_sealed(spec, pictures), attack) for spec in specs]
+    _check_models(cells[:points], pictures)
     return cells
+
+
+def _sealed(spec: RunSpec, pictures: LoadedData) -> RunSpec:
+    """With the digests of its pictures and of its weights: they give a cell its name."""
+    data = spec.data.model_copy(update={"digest": pictures.splits.digest})
+    weights = None if spec.weights is None else seal_weights(spec.weights)
+    return spec.model_copy(update={"data": data, "weights": weights})
+
+
+def claim_folder(out: Path, cells: Sequence[Cell], *, recipe: str, threat: ThreatModel) -> None:
+    """Take a folder for these cells: new, empty, or one with an earlier plan.
+
+    Raises:
+        OutputError: it holds something else, or lies among the pictures.
+    """
+    _check_folder(out)
+    for cell in cells:
+        check_apart(out, cell.spec.data)
+    plan = {"recipe": recipe, "threat": threat.to_json(), "runs": [cell.name for cell in cells]}
+    write_text(out / PLAN, json.dumps(plan, indent=2) + "\n")
 
 
 def compare(
@@ -107,8 +143,7 @@ def compare(
     board: Board,
     recipe: str,
     threat: ThreatModel | None = None,
-    workers: int | None = None,
-    device: str | None = None,
+    engine: Engine | None = None,
     trusted: str | None = None,
 ) -> ComparisonRecord:
     """Run what is not there yet, analyse all of it, and write ``comparison.json``.
@@ -119,8 +154,7 @@ def compare(
         board: hears of progress.
         recipe: name, for the record.
         threat: of the attacks; white box by default.
-        workers: processes at a time; one per core on the CPU by default, one on a GPU.
-        device: of all runs.
+        engine: runs what is not there yet; processes of this machine by default.
         trusted: a model factory outside splitveil that the user named.
 
     Raises:
@@ -128,23 +162,8 @@ def compare(
         InputError: no run has finished.
     """
     out, threat = Path(out), threat or ThreatModel.preset("white_box")
-    _check_folder(out)
-    for cell in cells:
-        check_apart(out, cell.spec.data)
-    chosen = pick_device(device)
-    plan = {"recipe": recipe, "threat": threat.to_json(), "runs": [cell.name for cell in cells]}
-    write_text(out / PLAN, json.dumps(plan, indent=2) + "\n")
-    count, threads = share_cores(len(cells), gpu=chosen.type == "cuda", workers=workers)
-    outcomes = run_cells(
-        cells,
-        out / RUNS,
-        threat=threat,
-        workers=count,
-        threads=threads,
-        board=board,
-        device=device,
-        trusted=trusted,
-    )
+    claim_folder(out, cells, recipe=recipe, threat=threat)
+    outcomes = run_cells(cells, out / RUNS, threat=threat, engine=engine or Processes(), board=board, trusted=trusted)
     failed = {outcome.name: outcome.error for outcome in outcomes if outcome.error is not None}
     record = analyse(cells, out / RUNS, threat=threat, recipe=recipe, failed=failed)
     write_text(out / FILE, record.model_dump_json(indent=2) + "\n")
@@ -185,8 +204,4 @@ def _check_models(cells: Sequence[Cell], pictures: LoadedData) -> None:
     for cell in cells:
         trusted, source = cell.spec.model.factory, pictures.source
         spec, original = complete(cell.spec, source, pictures.splits, trusted)
-        task = make_task(spec.learns)
-        groups = task.count_groups(source.classes)
-        model, _, defense = build_run(spec, groups, trusted, parts_of(original))
-        check_fit(model, source, task)
-        planned(spec, defense.stages(), model, original)
+        prepare(spec, source, original, trusted)

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from splitveil.experiments.attacking import attack_key, attack_run
 from splitveil.experiments.compare.plan import Cell
-from splitveil.experiments.compare.workers import Board, Outcome, run_jobs
+from splitveil.experiments.engines.jobs import Board, Desk, Engine, Job, Outcome
 from splitveil.experiments.folder import check_folder
-from splitveil.experiments.training import load_data_spec, train_run
+from splitveil.experiments.training import train_run
 from splitveil.records import RunRecord
 from splitveil.specs import PlugInSpec, RunSpec
 from splitveil.threats import ThreatModel
-from splitveil.training.observer import Observer
 
-__all__ = ["Job", "done", "run_cells"]
+__all__ = ["done", "run_cells"]
 
-Job = tuple[RunSpec, PlugInSpec, ThreatModel, Path, str | None, str | None]
-"""Spec, attack, threat, folder, device, trusted factory: all that a worker needs."""
+
+@dataclass(frozen=True, slots=True)
+class _TrainAndAttack:
+    """What is done with a cell: one that was stopped goes on."""
+
+    spec: RunSpec
+    attack: PlugInSpec
+    threat: ThreatModel
+    trusted: str | None
+
+    def __call__(self, desk: Desk) -> None:
+        common: dict[str, Any] = {
+            "observer": desk.observer,
+            "device": desk.device,
+            "trusted": self.trusted,
+            "data": desk.data,
+        }
+        record = train_run(self.spec, desk.folder, **common)
+        attack_run(record, self.attack, threat=self.threat, seed=self.spec.seed, **common)
 
 
 def run_cells(
@@ -26,10 +44,8 @@ def run_cells(
     out: Path,
     *,
     threat: ThreatModel,
-    workers: int,
-    threads: int,
+    engine: Engine,
     board: Board,
-    device: str | None = None,
     trusted: str | None = None,
 ) -> list[Outcome]:
     """Train and attack every cell in a folder of its own below `out`.
@@ -38,10 +54,8 @@ def run_cells(
         cells: with different names.
         out: folder of the runs.
         threat: of all attacks.
-        workers: processes at a time.
-        threads: of torch, in each.
+        engine: runs them.
         board: hears of progress.
-        device: of all runs.
         trusted: a model factory outside splitveil that the user named.
 
     Returns:
@@ -52,13 +66,14 @@ def run_cells(
     """
     for cell in cells:
         check_folder(out / cell.name)
-    jobs: list[tuple[str, Job]] = []
+    jobs: list[Job] = []
     for cell in cells:
         if done(out / cell.name, cell, threat):
             board.finish(cell.name, None)
         else:
-            jobs.append((cell.name, (cell.spec, cell.attack, threat, out / cell.name, device, trusted)))
-    outcomes = {item.name: item for item in run_jobs(jobs, _work, workers=workers, threads=threads, board=board)}
+            work = _TrainAndAttack(cell.spec, cell.attack, threat, trusted)
+            jobs.append(Job(cell.name, out / cell.name, cell.spec.data, work))
+    outcomes = {item.name: item for item in engine.run(jobs, board, total=len(cells))} if jobs else {}
     return [outcomes.get(cell.name, Outcome(cell.name)) for cell in cells]
 
 
@@ -71,12 +86,3 @@ def done(folder: Path, cell: Cell, threat: ThreatModel) -> bool:
         return False
     wanted = attack_key(cell.attack, threat, cell.spec.seed)
     return any(attack.key == wanted and (folder / attack.samples).is_file() for attack in record.attacks)
-
-
-def _work(job: Job, observer: Observer) -> None:
-    spec, attack, threat, folder, device, trusted = job
-    data = load_data_spec(spec.data, observer)
-    record = train_run(spec, folder, observer=observer, device=device, trusted=trusted, data=data)
-    attack_run(
-        record, attack, threat=threat, seed=spec.seed, observer=observer, device=device, trusted=trusted, data=data
-    )

@@ -6,45 +6,24 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from splitveil.errors import SplitveilError, UsageError
+from splitveil.experiments.engines.jobs import Board, Outcome, Sender, deliver
 from splitveil.training.observer import Observer
 
-__all__ = ["Board", "Outcome", "run_jobs", "share_cores"]
+__all__ = ["available_cpus", "run_jobs", "share_cores"]
 
 _Job = TypeVar("_Job")
 _POLL_S = 0.2
-_SEND_EVERY_S = 0.2
 _UNBORN = (
     "its process ended with code {code} before it began, and says above why. Each process imports the script that "
     "called: the script must be a file, and must call below  if __name__ == '__main__':"
 )
-
-
-class Board(Protocol):
-    """Who watches many jobs at once."""
-
-    def start(self, job: str, what: str, total: int, done: int) -> None: ...
-
-    def advance(self, job: str, steps: int, text: str) -> None: ...
-
-    def event(self, job: str, event: dict[str, Any]) -> None: ...
-
-    def finish(self, job: str, error: str | None) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a job ended: without an error, or with its text."""
-
-    name: str
-    error: str | None = None
 
 
 @dataclass(slots=True)
@@ -56,31 +35,9 @@ class _Running:
     error: str | None = None
 
 
-class _Sender(Observer):
-    """Passes progress on to the parent, a few messages a second."""
-
-    def __init__(self, messages: Connection) -> None:
-        self.messages = messages
-        self.steps, self.text, self.sent = 0, "", time.monotonic()
-
-    def start(self, what: str, total: int, done: int) -> None:
-        self.flush()
-        self.messages.send(("start", (what, total, done)))
-
-    def advance(self, text: str) -> None:
-        self.steps, self.text = self.steps + 1, text
-        if time.monotonic() - self.sent >= _SEND_EVERY_S:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what has gathered."""
-        if self.steps:
-            self.messages.send(("advance", (self.steps, self.text)))
-        self.steps, self.sent = 0, time.monotonic()
-
-    def event(self, event: dict[str, Any]) -> None:
-        if event.get("event") in ("epoch", "warning"):
-            self.messages.send(("event", (event,)))
+def available_cpus() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_cores(jobs: int, *, gpu: bool, workers: int | None = None) -> tuple[int, int]:
@@ -97,7 +54,7 @@ def share_cores(jobs: int, *, gpu: bool, workers: int | None = None) -> tuple[in
         >>> share_cores(3, gpu=False, workers=1)[0]
         1
     """
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = available_cpus()
     count = workers or (1 if gpu else max(1, min(cpus, jobs)))
     return count, max(1, cpus // count)
 
@@ -194,7 +151,7 @@ class _Runner(Generic[_Job]):
             elif kind == "error":
                 item.error = values[0]
             else:
-                getattr(self.board, kind)(item.name, *values)
+                deliver(self.board, item.name, (kind, values))
 
     def stop(self) -> None:
         """End what still runs; it goes on from its checkpoint next time."""
@@ -215,7 +172,7 @@ def _enter(job: Any, work: Callable[[Any, Observer], None], threads: int, messag
     import torch
 
     torch.set_num_threads(threads)
-    sender = _Sender(messages)
+    sender = Sender(messages)
     try:
         work(job, sender)
         sender.flush()

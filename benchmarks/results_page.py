@@ -1,0 +1,195 @@
+"""The page of results, written from the files of the benchmarks: ``python -m benchmarks.results_page``.
+
+A test holds the page to the files, so no number on it can be older than its record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import RESULTS
+from splitveil.files import write_text
+
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+INTRODUCTION = """# Results
+
+Every number here is read from a file below `benchmarks/results/`, which holds the machine, the seeds and each row. The
+copy of CIFAR-10 is JPEG, so errors are compared with each other and not with other publications. "Quick" models are
+quarter-width VGG-11 trained on 12,000 pictures on two cores.
+
+![Reconstructions of one picture, and accuracy against attacker error for noise and CEM](images/quick_cifar10.png)
+"""
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """What a benchmark has written, or None."""
+    file = RESULTS / f"{name}.json"
+    found: dict[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
+    return found
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = [f"| {' | '.join(head)} |", f"|{'|'.join('---' for _ in head)}|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def compared(found: Mapping[str, Any]) -> str:
+    """CEM against noise at equal accuracy."""
+    summary = found["summary"]
+    low, high = (100 * value for value in summary["accuracy_range"])
+    rows = [
+        (
+            row["point"],
+            f"{100 * row['accuracy']:.1f} %",
+            f"{row['mse']:.4f} [{row['mse_low']:.4f}, {row['mse_high']:.4f}]",
+        )
+        for row in found["rows"]
+    ]
+    return (
+        f"At equal accuracy, between {low:.0f} and {high:.0f} %, the attacker errs by "
+        f"**{summary['cem_over_gaussian_db']:.2f} dB more on CEM than on noise** "
+        f"({summary['lower_db']:.2f} to {summary['upper_db']:.2f}; {summary['seeds']} seeds, "
+        f"{summary['test_pictures']:,} test pictures), or CEM is "
+        f"{summary['accuracy_points_at_equal_mse']:.1f} points more accurate at equal error. "
+        f"{100 * summary['converged_share']:.0f} % of the attackers had stopped improving.\n\n"
+        + table(("point", "accuracy", "attacker's MSE"), rows)
+    )
+
+
+def modes(found: Mapping[str, Any]) -> str:
+    """The kinds of covariance."""
+    rows = [
+        (row["curve"], f"{row['mse_db']:+.2f} dB [{row['low']:.2f}, {row['high']:.2f}]")
+        for row in found["rows"]
+        if row.get("mse_db") is not None and row["over"] == "gaussian"
+    ]
+    return "Gain over noise at equal accuracy, one seed.\n\n" + table(("penalty", "gain"), rows)
+
+
+def attacks(found: Mapping[str, Any]) -> str:
+    """All attacks on the quick models."""
+    rows = [
+        (
+            row["defense"],
+            row["attack"],
+            f"{row['mse']:.4f} [{row['low']:.4f}, {row['high']:.4f}]",
+            f"{row['psnr_db']:.1f}",
+            f"{row['ssim']:.2f}",
+            f"{row['pictures']:,}",
+        )
+        for row in sorted(found["rows"], key=lambda row: (row["defense"], row["mse"]))
+    ]
+    over = found["summary"]["strong_over_paper"]
+    said = [
+        f"On `{name}` the strongest ({item['by']}) recovers pictures {item['db']:.2f} dB better "
+        f"({item['low']:.2f} to {item['high']:.2f}) than the decoder of the paper."
+        for name, item in over.items()
+    ]
+    gain = found["summary"]["cem_gain_standard_db"]
+    if gain is not None:
+        low, high = found["summary"]["cem_gain_low_db"], found["summary"]["cem_gain_high_db"]
+        said.append(
+            f"Under the suite `standard`, CEM gains {gain:.2f} dB ({low:.2f} to {high:.2f}) over noise of its accuracy."
+        )
+    head = ("model", "attack", "MSE", "PSNR, dB", "SSIM", "pictures")
+    return " ".join(["One seed, white box.", *said]) + "\n\n" + table(head, rows)
+
+
+def exact(found: Mapping[str, Any]) -> str:
+    """Attacks where the least error is known."""
+    rows = [
+        (row["attack"], f"{row['mse_over_least']:.4f} [{row['low']:.4f}, {row['high']:.4f}]") for row in found["rows"]
+    ]
+    first = found["rows"][0]
+    return (
+        f"Gaussian pictures behind a linear head (d {first['d']}, q {first['q']}, {first['pictures']:,} pictures), "
+        "where the least error of any attacker is known. Error over least error:\n\n" + table(("attack", "ratio"), rows)
+    )
+
+
+def faces(found: Mapping[str, Any]) -> str:
+    """Re-identification."""
+    summary = found["summary"]
+    rows = [(row["defense"], f"{row['rank1']:.3f} [{row['low']:.3f}, {row['high']:.3f}]") for row in found["rows"]]
+    return (
+        f"{summary['pictures']} faces of {summary['people']} people, head trained {summary['task_of_the_head']}; rank "
+        f"1 among {summary['people_in_a_gallery']}, chance {summary['reid_chance']:.3f}, on the pixels themselves "
+        f"{summary['reid_ceiling']:.3f}. What the task needs, no defense of features hides.\n\n"
+        + table(("defense", "found"), rows)
+    )
+
+
+def certificates(found: Mapping[str, Any]) -> str:
+    """What no attacker can beat."""
+
+    def nats(value: float | None) -> str:
+        return "none" if value is None else f"{value:.0f}"
+
+    rows = [
+        (
+            row["defense"],
+            nats(row["capacity_nats"]),
+            nats(row["mixture_nats"]),
+            nats(row["gaussian_channel_nats"]),
+            "none" if row["attack_over_bound"] is None else f"{row['attack_over_bound']:.1f}",
+        )
+        for row in found["rows"]
+    ]
+    cover = found["summary"]["coverage"]
+    return (
+        "Information of a release in nats: what the clip and the noise allow, and limits of 99.9 % on held-out "
+        "pictures. The last column is the error of the best attack over the best *estimate* of what none can beat.\n\n"
+        + table(("model", "capacity", "mixture", "one Gaussian", "attack over estimate"), rows)
+        + f"\n\nLimits stated at {100 * cover['stated']:.0f} % covered a known truth in "
+        f"{100 * cover['held_out']:.0f} % of 200 draws held out, and in {100 * cover['in_sample']:.0f} % in sample."
+    )
+
+
+def transfer(found: Mapping[str, Any]) -> str:
+    """One weight on two data sets and three batch sizes."""
+    summary = found["summary"]
+    keys = [key for key in summary if key.endswith("_largest_over_smallest_nats")]
+    rows = [(key.removesuffix("_largest_over_smallest_nats").replace("_", " "), f"{summary[key]:.2f}") for key in keys]
+    return (
+        "Information per feature dimension, largest over smallest, on the digits and CIFAR-10 and batches of "
+        f"{', '.join(map(str, summary['batches']))}.\n\n" + table(("penalty and weight", "ratio"), rows)
+    )
+
+
+def defenses(found: Mapping[str, Any]) -> str:
+    """Every defense with and without CEM."""
+    head = [key for key in found["rows"][0] if not isinstance(found["rows"][0][key], (dict, list))]
+    rows = [
+        [f"{row[key]:.4g}" if isinstance(row[key], float) else str(row[key]) for key in head] for row in found["rows"]
+    ]
+    return table(head, rows)
+
+
+SECTIONS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], str]], ...] = (
+    ("CEM over noise at equal accuracy", "quick_cifar10", compared),
+    ("Kinds of covariance", "cem_modes", modes),
+    ("Every attack", "attacks_cifar10", attacks),
+    ("Attacks where the least error is known", "gaussian_linear", exact),
+    ("Every defense, with CEM and without", "defenses_cifar10", defenses),
+    ("Faces", "reid_faces", faces),
+    ("What no attacker can beat", "certificates_cifar10", certificates),
+    ("One weight, any data", "weight_transfer", transfer),
+)
+
+
+def page() -> str:
+    """The whole page; a benchmark that has not run has no section."""
+    parts = [INTRODUCTION]
+    for title, name, draw in SECTIONS:
+        found = load(name)
+        if found is not None:
+            parts.append(f"## {title}\n\n{draw(found)}\n\n*`benchmarks/results/{name}.json`, {found['date']}*\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    write_text(PAGE, page())

@@ -1,0 +1,288 @@
+"""Requests of the Open Inference Protocol v2, from bytes to arrays; pure functions.
+
+```
+body ─►[ header_size ]─ JSON ─►[ fields ]─ names, shapes, sizes ─►[ data or blobs ]─ arrays
+```
+All of it comes from outside: sizes are Python's integers, which do not overflow, and are held against the bytes that
+are there before anything is read or allocated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splitveil.cloud.datatypes import DATATYPES, TensorSpec
+from splitveil.cloud.problems import HttpError, shown
+
+__all__ = ["HEADER_LENGTH", "InferRequest", "header_size", "parse_infer"]
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+
+_MOST_AXES = 8
+_MOST_DIGITS = 18
+_LARGEST_ID = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """What a client asks.
+
+    Attributes:
+        id: to be echoed, or None.
+        inputs: arrays ``(n, *shape)`` by name, as the signature orders them; views of the body where it is binary.
+        outputs: the names that are wanted, and whether each is to come in binary form.
+        parameters: of the whole request; those that are not known are left to their reader.
+    """
+
+    id: str | None
+    inputs: dict[str, NDArray[Any]]
+    outputs: dict[str, bool]
+    parameters: dict[str, Any]
+
+
+def parse_infer(
+    body: bytes,
+    header_length: str | None,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[str],
+    most_rows: int,
+) -> InferRequest:
+    """One request; NaN and infinity pass in binary form, their judge is who knows what a release may hold.
+
+    Args:
+        body: inflated.
+        header_length: the text of the header `HEADER_LENGTH`; None where there is none.
+        inputs: the signature of the model.
+        outputs: the names that the model has.
+        most_rows: that one request may hold.
+
+    Returns:
+        The arrays, and which outputs are wanted in which form.
+
+    Raises:
+        HttpError: status 400, with the reason.
+
+    Example:
+        >>> r = TensorSpec("r", "FP32", (2,))
+        >>> body = b'{"inputs": [{"name": "r", "shape": [1, 2], "datatype": "FP32", "data": [0.5, 1]}]}'
+        >>> parse_infer(body, None, [r], ["reply"], 8).inputs["r"].tolist()
+        [[0.5, 1.0]]
+    """
+    size = header_size(header_length, len(body))
+    top = _json(body[:size])
+    if not isinstance(top, dict):
+        raise HttpError(400, f"expected a JSON object as request, got {type(top).__name__}")
+    blobs = _Blobs(body, size)
+    wanted = {spec.name: spec for spec in inputs}
+    arrays: dict[str, NDArray[Any]] = {}
+    for item in _items(top, "inputs"):
+        spec = _known(item, wanted, arrays, "input")
+        arrays[spec.name] = _array(item, spec, blobs, most_rows)
+    missing = [name for name in wanted if name not in arrays]
+    if missing:
+        raise HttpError(400, f"expected the input '{missing[0]}', got none: the metadata of the model lists its inputs")
+    blobs.check_end()
+    if len({len(array) for array in arrays.values()}) > 1:
+        raise HttpError(400, "expected inputs with one row per sample, got different numbers of rows")
+    parameters = _parameters(top, "request")
+    ordered = {name: arrays[name] for name in wanted}
+    return InferRequest(_id(top), ordered, _outputs(top, parameters, outputs), parameters)
+
+
+def header_size(text: str | None, total: int) -> int:
+    """The length of the JSON at the beginning of a body.
+
+    Args:
+        text: of the header `HEADER_LENGTH`; None means that all of the body is JSON.
+        total: length of the body, bytes.
+
+    Raises:
+        HttpError: status 400: no number, negative, or beyond the body.
+
+    Example:
+        >>> header_size(None, 7), header_size("5", 7)
+        (7, 5)
+    """
+    if text is None:
+        return total
+    digits = text.strip()
+    # int() would read "+1", "1_0" and the digits of other scripts, and long texts slowly
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS):
+        raise HttpError(400, f"expected {HEADER_LENGTH} to be the length of the JSON in bytes, got {shown(text)}")
+    size = int(digits)
+    if size > total:
+        raise HttpError(400, f"expected {HEADER_LENGTH} within the body of {total} bytes, got {size}")
+    return size
+
+
+class _Blobs:
+    """The binary parts behind the JSON, in the order of the tensors."""
+
+    def __init__(self, body: bytes, begin: int) -> None:
+        self._body, self._at = body, begin
+
+    def take(self, size: int, spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[Any]:
+        left = len(self._body) - self._at
+        if size > left:
+            raise HttpError(
+                400, f"expected {size} bytes of binary data for '{spec.name}', got {left}: the body is truncated"
+            )
+        count = size // spec.dtype.itemsize
+        array = np.frombuffer(self._body, spec.dtype, count, self._at) if count else np.empty(0, spec.dtype)
+        self._at += size
+        return array.reshape(shape)
+
+    def check_end(self) -> None:
+        left = len(self._body) - self._at
+        if left:
+            raise HttpError(
+                400,
+                f"expected the body to end with the binary data of the inputs, got {left} bytes more: "
+                "compare binary_data_size and the header's length with what is sent",
+            )
+
+
+def _refuse_constant(name: str) -> float:
+    raise HttpError(400, f"expected finite numbers, got {name}: JSON has none, and no release holds it")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return _DECODER.decode(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise HttpError(
+            400, f"expected JSON in UTF-8, got byte {error.start} that is none: is {HEADER_LENGTH} missing?"
+        ) from error
+    except json.JSONDecodeError as error:  # its text quotes nothing of the body
+        place = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise HttpError(400, f"expected JSON, got {place}: is {HEADER_LENGTH} missing or wrong?") from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
+        raise HttpError(400, f"expected JSON of a request, got {type(error).__name__} while reading it") from error
+
+
+def _items(top: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    items = top.get(key)
+    if not isinstance(items, list) or not items:
+        raise HttpError(400, f"expected '{key}' to be a list of tensors, got {shown(items)}")
+    for item in items:
+        if not isinstance(item, dict):
+            raise HttpError(400, f"expected an object for each of '{key}', got {type(item).__name__}")
+    return items
+
+
+def _known(item: dict[str, Any], wanted: dict[str, TensorSpec], seen: dict[str, Any], kind: str) -> TensorSpec:
+    name = item.get("name")
+    spec = wanted.get(name) if isinstance(name, str) else None
+    if spec is None:
+        raise HttpError(400, f"expected one of the {kind}s {', '.join(wanted)}, got the name {shown(name)}")
+    if spec.name in seen:
+        raise HttpError(400, f"expected the {kind} '{spec.name}' once, got it twice")
+    return spec
+
+
+def _array(item: dict[str, Any], spec: TensorSpec, blobs: _Blobs, most_rows: int) -> NDArray[Any]:
+    datatype = item.get("datatype")
+    if datatype != spec.datatype:
+        known = "" if isinstance(datatype, str) and datatype in DATATYPES else ", which is no datatype"
+        raise HttpError(400, f"expected datatype {spec.datatype} for '{spec.name}', got {shown(datatype)}{known}")
+    shape = _shape(item.get("shape"), spec, most_rows)
+    size = _parameters(item, f"input '{spec.name}'").get("binary_data_size")
+    if size is None:
+        return _from_json(item.get("data"), spec, shape)
+    if "data" in item:
+        raise HttpError(400, f"expected data or binary_data_size for '{spec.name}', got both")
+    need = math.prod(shape) * spec.dtype.itemsize
+    if type(size) is not int or size != need:
+        raise HttpError(
+            400,
+            f"expected binary_data_size {need} for '{spec.name}' of shape {list(shape)} and {spec.datatype}, "
+            f"got {shown(size)}",
+        )
+    return blobs.take(size, spec, shape)
+
+
+def _shape(value: Any, spec: TensorSpec, most_rows: int) -> tuple[int, ...]:
+    row = ", ".join(map(str, spec.shape))
+    if not isinstance(value, list) or not 0 < len(value) <= _MOST_AXES or not all(type(size) is int for size in value):
+        raise HttpError(400, f"expected the shape [n, {row}] for '{spec.name}', got {shown(value)}")
+    if tuple(value[1:]) != spec.shape or value[0] < 0:
+        cure = f": the batch axis is missing, send [1, {row}]" if tuple(value) == spec.shape else ""
+        raise HttpError(400, f"expected the shape [n, {row}] for '{spec.name}', got {shown(value)}{cure}")
+    if value[0] > most_rows:
+        raise HttpError(400, f"expected at most {most_rows} rows in a request, got {shown(value[0])}: send several")
+    return tuple(value)
+
+
+def _parameters(item: dict[str, Any], of: str) -> dict[str, Any]:
+    parameters = item.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise HttpError(400, f"expected an object as parameters of the {of}, got {type(parameters).__name__}")
+    return parameters
+
+
+_JSON_KINDS = {"f": "iuf", "u": "iu", "i": "iu", "b": "b"}
+
+
+def _from_json(data: Any, spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[Any]:
+    if not isinstance(data, list):
+        raise HttpError(400, f"expected data or binary_data_size for '{spec.name}', got {type(data).__name__}")
+    try:
+        values = np.asarray(data)
+    except (ValueError, OverflowError, TypeError, RecursionError) as error:
+        raise HttpError(400, f"expected flat or evenly nested data for '{spec.name}', got ragged lists") from error
+    need = math.prod(shape)
+    if values.size != need or (values.ndim != 1 and values.shape != shape):
+        got = f"{values.size} values" if values.ndim == 1 else f"nested lists of shape {shown(list(values.shape))}"
+        raise HttpError(400, f"expected {need} values in row-major order for '{spec.name}' of {list(shape)}, got {got}")
+    if values.size and values.dtype.kind not in _JSON_KINDS[spec.dtype.kind]:
+        raise HttpError(400, f"expected numbers of {spec.datatype} as data of '{spec.name}', got something else")
+    if values.size and spec.dtype.kind in "iu":
+        limits = np.iinfo(spec.dtype)
+        if int(values.min()) < limits.min or int(values.max()) > limits.max:
+            raise HttpError(400, f"expected values from {limits.min} to {limits.max} for '{spec.name}', got others")
+    with np.errstate(over="ignore"):  # becomes infinity, which is judged with the values
+        return values.astype(spec.dtype).reshape(shape)
+
+
+def _id(top: dict[str, Any]) -> str | None:
+    value = top.get("id")
+    if value is not None and not (isinstance(value, str) and len(value) <= _LARGEST_ID):
+        raise HttpError(400, f"expected a text of at most {_LARGEST_ID} characters as id, got {shown(value)}")
+    return value
+
+
+def _outputs(top: dict[str, Any], parameters: dict[str, Any], names: Sequence[str]) -> dict[str, bool]:
+    binary = _flag(parameters, "binary_data_output", False)
+    if top.get("outputs") in (None, []):
+        return dict.fromkeys(names, binary)
+    found: dict[str, bool] = {}
+    for item in _items(top, "outputs"):
+        name = item.get("name")
+        if not isinstance(name, str) or name not in names:
+            raise HttpError(400, f"expected one of the outputs {', '.join(names)}, got the name {shown(name)}")
+        if name in found:
+            raise HttpError(400, f"expected the output '{name}' once, got it twice")
+        own = _parameters(item, f"output '{name}'")
+        if "classification" in own:
+            raise HttpError(400, "expected outputs as tensors, got the parameter 'classification': it is not supported")
+        found[name] = _flag(own, "binary_data", binary)
+    return found
+
+
+def _flag(parameters: dict[str, Any], key: str, default: bool) -> bool:
+    value = parameters.get(key, default)
+    if not isinstance(value, bool):
+        raise HttpError(400, f"expected true or false for '{key}', got {shown(value)}")
+    return value

@@ -1,0 +1,1 @@
+"""Who runs many jobs: processes of this machine, or machines of a cluster."""

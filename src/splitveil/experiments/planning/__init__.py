@@ -1,0 +1,1 @@
+"""Where to cut a network: what each place costs, and what a short training of each says."""

@@ -1,0 +1,66 @@
+"""A picture file as the array that a bundle takes."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splitveil_edge.errors import InputError, MissingExtraError, MissingFileError
+
+__all__ = ["read_picture"]
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # that Pillow decodes itself, without other programs
+_LARGEST_SIDE = 4096
+
+
+def read_picture(file: Path, shape: tuple[int, int, int], *, fit: str = "exact") -> NDArray[np.float32]:
+    """One picture ``(1, c, h, w)``, float32 in [0, 1], grey for one channel and RGB for three.
+
+    Args:
+        file: PNG, JPEG, WebP, BMP, GIF, TIFF or PPM.
+        shape: ``(c, h, w)`` that the bundle takes.
+        fit: ``exact`` refuses a picture of another size, ``resize`` scales it (bicubic).
+
+    Raises:
+        MissingExtraError: pillow is not installed.
+        MissingFileError: there is no such file.
+        InputError: it is no picture, too large, or of another size.
+    """
+    if find_spec("PIL") is None:
+        raise MissingExtraError("pillow", "png", "reading a picture")
+    library = import_module("PIL.Image")
+    modes = {1: "L", 3: "RGB"}
+    if shape[0] not in modes:
+        raise InputError(f"expected a bundle for pictures of 1 or 3 channels, got {shape[0]}: pass arrays in Python")
+    try:
+        with library.open(file, formats=_FORMATS) as image:
+            if max(image.size) > _LARGEST_SIDE:
+                raise InputError(f"expected at most {_LARGEST_SIDE} pixels a side in '{file}', got {image.size}")
+            pixels = _pixels(library, image, modes[shape[0]], (shape[2], shape[1]), fit, file)
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise MissingFileError(f"expected a picture at '{file}', got no such file: check the path") from error
+    except Exception as error:  # hostile bytes make Pillow raise nearly anything
+        raise InputError(f"expected a picture in '{file}', got {type(error).__name__}: {error}") from error
+    planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return np.ascontiguousarray(planes[None]).astype(np.float32) / np.float32(255.0)
+
+
+def _pixels(library: Any, image: Any, mode: str, size: tuple[int, int], fit: str, file: Path) -> NDArray[np.uint8]:
+    upright = import_module("PIL.ImageOps").exif_transpose(image)
+    if upright.mode == "F" or upright.mode.startswith("I"):
+        raise InputError(f"expected 8 bits per channel in '{file}', got mode {upright.mode}: convert it first")
+    if upright.size != size:
+        if fit != "resize":
+            raise InputError(
+                f"expected {size[0]}x{size[1]} pixels in '{file}', got {upright.size[0]}x{upright.size[1]}: "
+                "resize it, or pass --resize"
+            )
+        upright = upright.convert(mode).resize(size, library.Resampling.BICUBIC)
+    return np.asarray(upright.convert(mode), dtype=np.uint8)
