@@ -6,7 +6,7 @@ env.json            versions, machine, digest of the source
 events.jsonl        one line per epoch: losses, weights, validation
 weights.safetensors the trained split model
 architecture.json   changes to the built architecture (pruned channels), replayed before the weights are loaded
-evaluation.json     accuracy on the test split, payload, shapes (Evaluation)
+evaluation.json     accuracy, or the score of another task, on the test split, payload, shapes (Evaluation)
 attacks.json        every attack on this run (AttackResult)
 attackers/*.safetensors   fitted attackers
 audit.json          the last audit (AuditRecord)
@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from splitveil.errors import InputError, MissingDataError
 from splitveil.files import write_text
@@ -52,13 +52,14 @@ __all__ = [
     "PlugInSpec",
     "RunRecord",
     "RunSpec",
+    "ScoreResult",
     "TrainingSpec",
     "parse",
 ]
 
 
 PREDICTIONS = "samples/test.safetensors"
-"""The task's score of every test picture, ``accuracy (n,)``."""
+"""The task's score of every test picture: ``accuracy (n,)`` where it classifies, ``score (n,)`` for other tasks."""
 
 PROJECTIONS = "samples/features.safetensors"
 """Features and releases of some test pictures on two principal axes, see `splitveil.experiments.projections`."""
@@ -109,10 +110,18 @@ class MetricResult(Frozen):
     n: int
 
 
-class Evaluation(Frozen):
-    """What the trained model does on the test split."""
+class ScoreResult(Frozen):
+    """The score of a task other than classification, by its name: higher is better, in [0, 1]."""
 
-    accuracy: MetricResult
+    name: str
+    result: MetricResult
+
+
+class Evaluation(Frozen):
+    """What the trained model does on the test split: `accuracy` where it classifies, `score` for every other task."""
+
+    accuracy: MetricResult | None = None
+    score: ScoreResult | None = None
     payload_bytes: int
     edge_parameters: int
     cloud_parameters: int
@@ -124,6 +133,24 @@ class Evaluation(Frozen):
     class_names: list[str]
     splits: dict[str, int]
     elapsed_s: float
+
+    @model_validator(mode="after")
+    def _one_score(self) -> Self:
+        if (self.accuracy is None) == (self.score is None):
+            raise ValueError("expected accuracy, or the score of another task")
+        return self
+
+    @property
+    def utility_name(self) -> str:
+        """What the task's score is called."""
+        return "accuracy" if self.score is None else self.score.name
+
+    @property
+    def utility(self) -> MetricResult:
+        """The task's score, whatever it is called."""
+        found = self.accuracy if self.score is None else self.score.result
+        assert found is not None
+        return found
 
 
 class AttackResult(Frozen):

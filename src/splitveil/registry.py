@@ -27,6 +27,7 @@ __all__ = [
     "RECIPES",
     "SOURCES",
     "SUITES",
+    "TASKS",
     "Entry",
     "Registry",
     "build",
@@ -336,4 +337,16 @@ SOURCES.add("parquet", "splitveil.data.parquet:load_parquet", "a folder of parqu
 SOURCES.add("npz", "splitveil.data.arrays:load_arrays", "an .npz file of arrays, MedMNIST's layout among them")
 SOURCES.add("cifar", "splitveil.data.cifar:load_cifar", "CIFAR-10 or CIFAR-100 in their binary layout")
 SOURCES.add("tiny_imagenet", "splitveil.data.tiny_imagenet:load_tiny_imagenet", "TinyImageNet in its published layout")
+SOURCES.add("facescrub", "splitveil.data.facescrub:load_facescrub", "FaceScrub's published lists, with its pictures")
+SOURCES.add("hub", "splitveil.data.hub:load_hub", "a data set of the hub, or a folder that its library saved")
+SOURCES.add(
+    "live", "splitveil.data.live:load_live", "a data set that was passed from Python, and cannot be found again"
+)
+SOURCES.add("unlabeled", "splitveil.data.bare:load_bare", "pictures without labels, to distil from")
 SOURCES.add("folder", "splitveil.data.folder:load_folder", "a folder with one sub-folder of pictures per class")
+
+TASKS = Registry("task", "splitveil.tasks")
+TASKS.add("classification", "splitveil.training.tasks:Classification", "one label per picture")
+TASKS.add("regression", "splitveil.training.regression:Regression", "one or several values per picture")
+TASKS.add("segmentation", "splitveil.training.segmentation:Segmentation", "a class for every pixel")
+TASKS.add("distillation", "splitveil.training.distillation:Distillation", "no labels: what the original model says")

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from splitveil.errors import InputError, MissingDataError, SpecError, UnknownNameError
+from splitveil.registry import TASKS
 
 __all__ = [
     "AugmentSpec",
@@ -18,11 +19,17 @@ __all__ = [
     "PlugInSpec",
     "RunSpec",
     "TrainingSpec",
+    "WeightsSpec",
     "parse",
     "read_json",
 ]
 
 _SHOWN_FAULTS = 3
+_LATER: dict[str, dict[str, Any]] = {
+    "": {"weights": None},
+    "data": {"size": None, "skip_corrupt": False},
+    "training": {"precision": "auto", "compile": False, "sampling": "uniform", "freeze_tail": False},
+}
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -54,6 +61,9 @@ class DataSpec(Frozen):
     val_share: float = Field(default=0.1, gt=0, lt=1)
     aux_share: float = Field(default=0.25, gt=0, lt=1)
     test_share: float = Field(default=0.2, gt=0, lt=1)
+    size: int | None = Field(default=None, ge=1, description="side in pixels to resize and crop to; None: as they are")
+    skip_corrupt: bool = Field(default=False, description="leave out pictures that do not decode")
+    stream: bool | None = Field(default=None, description="from a file, not from memory; None: where memory is short")
     digest: str | None = Field(default=None, description="seal of pictures, labels and splits; checked when given")
 
 
@@ -92,6 +102,17 @@ class TrainingSpec(Frozen):
         default="auto", description="of the network's passes; auto is bfloat16 on GPUs that have it, else float32"
     )
     compile: bool = Field(default=False, description="torch.compile: slow to start, then faster on most GPUs")
+    sampling: Literal["uniform", "balanced"] = Field(
+        default="uniform", description="each picture once an epoch, or each class as often as the others"
+    )
+    freeze_tail: bool = Field(default=False, description="leave the cloud's part as the weights have it")
+
+
+class WeightsSpec(Frozen):
+    """Weights to start from: a safetensors file of head and tail or of a whole network, or the folder of a run."""
+
+    path: str
+    digest: str | None = Field(default=None, description="SHA-256 of the file; checked when given")
 
 
 class RunSpec(Frozen):
@@ -103,14 +124,37 @@ class RunSpec(Frozen):
     model: ModelSpec
     defense: PlugInSpec
     training: TrainingSpec
-    task: str = "classification"
+    task: str | PlugInSpec = "classification"
+    weights: WeightsSpec | None = None
 
     @field_validator("task")
     @classmethod
-    def _known_task(cls, value: str) -> str:
-        if value != "classification":
-            raise UnknownNameError("task", value, ["classification"])
+    def _known_task(cls, value: str | PlugInSpec) -> str | PlugInSpec:
+        name = value if isinstance(value, str) else value.name
+        if name not in TASKS:
+            raise UnknownNameError("task", name, [entry.name for entry in TASKS])
         return value
+
+    @property
+    def learns(self) -> PlugInSpec:
+        """The task with its parameters."""
+        return PlugInSpec(name=self.task) if isinstance(self.task, str) else self.task
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides a run's numbers, as plain data: not where pictures lie, nor whether they are streamed.
+
+        What came later than the first format, and has its default, is left out: older specs keep their identity.
+        """
+        plain = self.model_dump(mode="json")
+        for name in ("path", "stream"):
+            plain["data"].pop(name)
+        plain |= {"weights": self.weights.digest} if self.weights is not None else {}
+        for part, fields in _LATER.items():
+            held = plain if not part else plain[part]
+            for name, default in fields.items():
+                if held[name] == default:
+                    held.pop(name)
+        return plain
 
 
 def parse(model: type[_Model], data: Any, source: str) -> _Model:

@@ -17,7 +17,12 @@ RUNNER = Path(__file__).with_name("docs_runner.py")
 DOCS = Path(__file__).parents[2] / "docs"
 QUICK = ("concepts.md", "your_own_attack.md", "your_own_defense.md")
 LONG = ("index.md", "audit_an_encoder.md", "saved_pairs.md")
-ELSEWHERE = ("your_own_loop.md", "harden_a_timm_model.md")  # test_tutorials.py
+ELSEWHERE = (
+    "your_own_loop.md",
+    "harden_a_timm_model.md",
+    "data.md",
+    "harden.md",
+)  # test_tutorials.py, test_data_docs.py
 IN_PARTS = ("deploy.md", "serving.md", "training_at_scale.md")  # they need a server, or several devices
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from splitveil.audit.record import AuditRecord
 from splitveil.audit.run import audit_run, find_undefended
 from splitveil.errors import SpecError
-from splitveil.experiments.api import default_recipe
+from splitveil.experiments.api import default_recipe, reload
 from splitveil.experiments.recipes import load_recipe
 from splitveil.records import RunRecord
 from splitveil.threats import ThreatModel
@@ -26,6 +27,7 @@ def audit(
     device: str | None = None,
     model: str | None = None,
     lpips_weights: str | Path | None = None,
+    data: Any = None,
 ) -> AuditRecord:
     """Try every attack of a suite that a threat model grants; the worst over all of them counts.
 
@@ -39,6 +41,7 @@ def audit(
         device: ``cuda``, ``cpu`` …
         model: a factory outside splitveil, as a sign that its code is trusted.
         lpips_weights: a safetensors file to measure LPIPS with, see `splitveil.metrics.lpips`.
+        data: what was passed to `train`, if that was no name.
 
     Raises:
         SpecError: the run has not finished, or `undefended` is another model or other data.
@@ -62,6 +65,7 @@ def audit(
         device=device,
         trusted=model,
         lpips_weights=None if lpips_weights is None else Path(lpips_weights),
+        data=None if data is None else reload(record, data),
     )
 
 

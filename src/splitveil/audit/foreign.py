@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -16,10 +15,11 @@ from splitveil.audit.record import FILE, AuditRecord
 from splitveil.audit.run import Observe, audit_target
 from splitveil.audit.suites import Entry, Suite, load_suite
 from splitveil.contracts import Subject
+from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
 from splitveil.data.sources import guess_source
 from splitveil.data.splits import Splits
-from splitveil.data.tables import ImageTable
+from splitveil.data.tables import join_tables
 from splitveil.errors import OutputError, UsageError
 from splitveil.experiments.auxiliary import auxiliary_pictures
 from splitveil.experiments.recipes import Recipe
@@ -110,13 +110,13 @@ def _opened(
     splits = loaded.splits
     pool = _all_but_scored(splits)
     subject = load_subject(text, loaded.source.input_shape)
-    return subject, Pictures(splits.test), auxiliary_pictures(pool, "cpu", Rng(seed).child("auxiliary"))
+    return subject, hold(splits.test), auxiliary_pictures(pool, "cpu", Rng(seed).child("auxiliary"))
 
 
 def _all_but_scored(splits: Splits) -> Splits:
     """Splits whose auxiliary pictures are all that are not scored."""
     tables = (splits.train, splits.val, splits.aux)
-    pool = ImageTable(torch.cat([table.images for table in tables]), torch.cat([table.labels for table in tables]))
+    pool = join_tables(tables)
     return replace(splits, aux=pool)
 
 

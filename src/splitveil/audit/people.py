@@ -10,6 +10,7 @@ import torch
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.audit.people_record import PeopleRecord, Person
 from splitveil.contracts import IdentityAttack
+from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
 from splitveil.experiments.attacking import load_model
 from splitveil.experiments.environment import pick_device
@@ -61,7 +62,7 @@ def find_people(
     subject = ModelSubject(load_model(record, data, device=chosen, trusted=trusted))
     granted = threat or ThreatModel(frozenset({"query", "pairs", "labels"}))
     configured = cast(IdentityAttack, build(ATTACKS.load(attack.name), attack.params, f"attack '{attack.name}'"))
-    pictures = Pictures(data.splits.test, chosen)
+    pictures = hold(data.splits.test, chosen)
     result = reidentify(
         subject, pictures, configured, rng=Rng(seed).child("people"), threat=granted, folds=folds, gallery=gallery
     )

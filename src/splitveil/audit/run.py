@@ -20,6 +20,7 @@ from splitveil.audit.record import AuditRecord, ControlResult
 from splitveil.audit.reference import reference_subject
 from splitveil.audit.suites import Entry, Suite, load_suite
 from splitveil.contracts import NoiseSource, NoiseSpec
+from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
 from splitveil.defenses import load_defense
 from splitveil.errors import SpecError, ThreatModelError
@@ -87,7 +88,7 @@ def audit_run(
     plan = load_suite(suite, recipe).with_adaptive(adaptive, recipe)
     data = data or load_data_spec(record.spec.data, observe("data"))
     target = run_target(record, seed=seed, device=device, trusted=trusted, data=data)
-    ceiling = _seat_judges(target, Pictures(data.splits.aux, target.test.device), data.source.classes, lpips_weights)
+    ceiling = _seat_judges(target, hold(data.splits.aux, target.test.device), data.source.classes, lpips_weights)
 
     def attack(entry: Entry, seen: ThreatModel) -> AttackResult:
         return attack_target(

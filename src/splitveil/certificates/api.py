@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from splitveil.certificates.card import Card
 from splitveil.certificates.run import GALLERIES, certify_run
 from splitveil.certificates.slopes import SlopeSettings
+from splitveil.experiments.api import reload
 from splitveil.records import RunRecord
 
 __all__ = ["certify"]
@@ -23,6 +25,7 @@ def certify(
     seed: int = 0,
     device: str | None = None,
     model: str | None = None,
+    data: Any = None,
 ) -> Card:
     """What no attacker can beat: certificates, estimates, and the run's attacks between them.
 
@@ -36,12 +39,14 @@ def certify(
         seed: of all that is drawn.
         device: ``cuda``, ``cpu`` …
         model: a factory outside splitveil, as a sign that its code is trusted.
+        data: what was passed to `train`, if that was no name.
 
     Raises:
         SpecError: the run has not finished, or a value is out of range.
     """
+    record = run if isinstance(run, RunRecord) else RunRecord.open(Path(run))
     return certify_run(
-        run if isinstance(run, RunRecord) else RunRecord.open(Path(run)),
+        record,
         observations=observations,
         galleries=galleries,
         slopes=SlopeSettings() if fisher else None,
@@ -49,4 +54,5 @@ def certify(
         seed=seed,
         device=device,
         trusted=model,
+        data=None if data is None else reload(record, data),
     )

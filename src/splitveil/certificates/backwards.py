@@ -39,7 +39,8 @@ class TargetRecord(Frozen):
         target: in words.
         information_nats: the most that a release may tell.
         rests_on: what was estimated on the way, None where nothing was.
-        utility_floor_nats: what the accuracy of the run needs; a target below it cannot be had at this accuracy.
+        utility_floor_nats: what the accuracy of the run needs; a target below it cannot be had at this accuracy. None
+            where the task is another than classification.
         noise_now: the standard deviation that the run has, a mean over dimensions.
         observations: releases of one picture that the attacker holds.
         needed: by method.
@@ -49,7 +50,7 @@ class TargetRecord(Frozen):
     target: str
     information_nats: float
     rests_on: str | None
-    utility_floor_nats: float
+    utility_floor_nats: float | None
     noise_now: float
     observations: int
     needed: tuple[NoiseRecord, ...]
@@ -101,12 +102,13 @@ def noise_for_target(
         profile = gaussian_profile(picture_coordinates(material, rng.child("entropy"))[2])
         allowed = information_for_error(10 ** (-psnr_db / 10), profile)
         target, rests_on = f"PSNR at most {psnr_db:g} dB", f"entropy of pictures: {profile.name}, {profile.rests_on}"
+    accuracy = material.evaluation.accuracy
     return TargetRecord(
         run=str(record.path),
         target=target,
         information_nats=allowed,
         rests_on=rests_on,
-        utility_floor_nats=utility_floor(material.evaluation.accuracy.low, material.classes),
+        utility_floor_nats=None if accuracy is None else utility_floor(accuracy.low, material.classes),
         noise_now=float(std.mean()),
         observations=observations,
         needed=_needed(material, allowed, target, observations),

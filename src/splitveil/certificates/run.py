@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from splitveil.bounds import Certificate, Statement, demonstrated_information
 from splitveil.bounds.entropy import (
@@ -33,13 +32,16 @@ from splitveil.certificates.privacy import privacy_certificates
 from splitveil.certificates.recording import record_of
 from splitveil.certificates.sandwich import Reached, build_sandwich, reached_by_attacks
 from splitveil.certificates.slopes import SlopeSettings, slope_estimates
+from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
-from splitveil.data.tables import ImageTable
+from splitveil.data.rows import in_memory
+from splitveil.data.tables import ImageTable, join_tables
 from splitveil.errors import SpecError
 from splitveil.experiments.attacking import load_model
 from splitveil.experiments.environment import pick_device
+from splitveil.experiments.storage import task_scores
 from splitveil.experiments.training import LoadedData, load_data_spec
-from splitveil.records import PREDICTIONS, Evaluation, RunRecord
+from splitveil.records import Evaluation, RunRecord
 from splitveil.rng import Rng
 from splitveil.split_model import SplitModel
 from splitveil.training.observer import Observer
@@ -50,7 +52,9 @@ GALLERIES = (10, 100, 10_000)
 """How many pictures an attacker chooses among, unless told otherwise."""
 
 _UTILITY_CONFIDENCE = 0.999
+_MOST_STREAMED = 50_000  # pictures of a table in a file whose entropy is estimated
 _NO_CHANNEL = "the mechanism adds no Gaussian noise, so that only the length of the message bounds the information"
+_NOT_CLASSES = "the task is not to tell classes apart, so that no accuracy says what information it needs"
 _NO_BOX = "the features are not clipped before the noise, or the noise depends on them: no bound on all features holds"
 
 
@@ -88,6 +92,7 @@ def gather(
     device: str | None = None,
     trusted: str | None = None,
     observer: Observer | None = None,
+    data: LoadedData | None = None,
 ) -> Material:
     """Load a finished run, compute its features, and fit mixtures to those of the training pictures.
 
@@ -98,9 +103,9 @@ def gather(
     if evaluation is None or not record.finished:
         raise SpecError(f"expected a finished run in '{record.path}', got one in training: finish it first")
     chosen = pick_device(device)
-    data = load_data_spec(record.spec.data, observer)
+    data = data or load_data_spec(record.spec.data, observer)
     model = load_model(record, data, device=chosen, trusted=trusted)
-    train, test, unseen = (Pictures(table, chosen) for table in (data.splits.train, data.splits.test, _together(data)))
+    train, test, unseen = (hold(table, chosen) for table in (data.splits.train, data.splits.test, _together(data)))
     channel = Channel.of(model, test)
     bounded = channel is not None and channel.std is not None and channel.width is not None
     return Material(
@@ -118,8 +123,7 @@ def gather(
 
 def _together(data: LoadedData) -> ImageTable:
     """The attackers' pictures and the test pictures: no training, and no selection, has seen them."""
-    parts = (data.splits.aux, data.splits.test)
-    return ImageTable(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+    return join_tables((data.splits.aux, data.splits.test))
 
 
 def certify_run(
@@ -133,6 +137,7 @@ def certify_run(
     device: str | None = None,
     trusted: str | None = None,
     observer: Observer | None = None,
+    data: LoadedData | None = None,
 ) -> Card:
     """Compute everything that can be certified or estimated about a finished run, and write ``certificates.json``.
 
@@ -146,12 +151,13 @@ def certify_run(
         device: see `train_run`.
         trusted: a model factory outside splitveil that the user named.
         observer: hears of loading.
+        data: pictures that are loaded already.
 
     Raises:
         SpecError: the run has not finished.
     """
     started, rng = time.monotonic(), Rng(seed).child("certify")
-    material = gather(record, rng.child("information"), device=device, trusted=trusted, observer=observer)
+    material = gather(record, rng.child("information"), device=device, trusted=trusted, observer=observer, data=data)
     skipped = _not_to_be_said(material)
     information = information_certificates(
         material.channel,
@@ -164,7 +170,10 @@ def certify_run(
         *information,
         *identification_certificates(information, _with_test(material, galleries)),
     ]
-    certificates.append(_utility(record, material))
+    if record.evaluation is not None and record.evaluation.accuracy is not None:
+        certificates.append(_utility(record, material))
+    else:
+        skipped["utility_floor"] = _NOT_CLASSES
     certificates += privacy_certificates(material.model, material.channel, observations)
     source = tightest(information)
     d = material.test.get(torch.arange(1))[0].numel()
@@ -214,16 +223,17 @@ def _with_test(material: Material, galleries: Sequence[int]) -> list[int]:
 
 
 def _utility(record: RunRecord, material: Material) -> Certificate:
-    right = load_file(record.path / PREDICTIONS)["accuracy"].double()
+    right = task_scores(record.path).double()
     low = accuracy_limit(round(float(right.sum())), len(right), _UTILITY_CONFIDENCE)
     return utility_certificate(low, material.classes, _UTILITY_CONFIDENCE, len(right))
 
 
 def picture_coordinates(material: Material, rng: Rng) -> tuple[PrincipalAxes, Array, Array]:
     """The axes of the training pictures, and coordinates along them: of these pictures, and of those held out."""
-    known = dither(material.train.images, rng.child("train"))
+    known = dither(in_memory(material.train.images, _MOST_STREAMED), rng.child("train"))
     axes = PrincipalAxes.fit(known)
-    return axes, axes.coordinates(known), axes.coordinates(dither(material.unseen.images, rng.child("unseen")))
+    unseen = dither(in_memory(material.unseen.images, _MOST_STREAMED), rng.child("unseen"))
+    return axes, axes.coordinates(known), axes.coordinates(unseen)
 
 
 def _demonstrated(material: Material, observations: int, rng: Rng) -> list[Reached]:

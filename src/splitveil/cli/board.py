@@ -90,7 +90,7 @@ class TerminalBoard(QuietBoard):
         """Note the accuracy; print warnings."""
         super().event(job, event)
         if event.get("event") == "epoch":
-            self._notes[job] = f"accuracy {100 * event['val_accuracy']:.1f} %"
+            self._notes[job] = f"validation {100 * event['val_accuracy']:.1f} %"
 
     def finish(self, job: str, error: str | None) -> None:
         """Take the bar of the job away and count it."""

@@ -148,8 +148,9 @@ def _show_target(found: TargetRecord) -> None:
         noise = "no noise does" if item.noise_std is None else f"{item.noise_std:.4g}"
         table.add_row(item.method, noise, f"{item.information_nats:.4g}", item.holds_for, "yes" if item.keeps else "no")
     Console(width=140).print(table)
-    typer.echo(f"  now: noise_std {found.noise_now:.4g}; its accuracy needs {found.utility_floor_nats:.3g} nats")
-    if found.information_nats < found.utility_floor_nats:
+    needs = "" if found.utility_floor_nats is None else f"; its accuracy needs {found.utility_floor_nats:.3g} nats"
+    typer.echo(f"  now: noise_std {found.noise_now:.4g}{needs}")
+    if found.utility_floor_nats is not None and found.information_nats < found.utility_floor_nats:
         typer.echo("  the target lies below what the accuracy needs: no defense keeps both")
     held = next((item for item in found.needed if item.keeps and item.noise_std is not None), None)
     if held is not None:

@@ -106,10 +106,20 @@ def show_table(records: Sequence[RunRecord]) -> None:
     from splitveil.report.console import summary_rows
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("defense", "accuracy %", "attacker MSE", "PSNR dB", "SSIM", "worst dB", "validity"):
+    rows = summary_rows(records)
+    names = {row["score_name"] for row in rows if row["score_name"]} or {"accuracy"}
+    for column in (
+        "defense",
+        f"{names.pop() if len(names) == 1 else 'score'} %",
+        "attacker MSE",
+        "PSNR dB",
+        "SSIM",
+        "worst dB",
+        "validity",
+    ):
         table.add_column(column, justify="left" if column == "defense" else "right")
-    for row in summary_rows(records):
-        cells = [_number(row, "accuracy", 100, 1), *(_number(row, key, 1, digits) for key, digits in _COLUMNS)]
+    for row in rows:
+        cells = [_number(row, "score", 100, 1), *(_number(row, key, 1, digits) for key, digits in _COLUMNS)]
         table.add_row(row["defense"], *cells, "INVALID" if row["status"] == "invalid" else row["status"])
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 

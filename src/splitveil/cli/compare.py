@@ -35,6 +35,9 @@ def compare(
     set_: Annotated[list[str] | None, typer.Option("--set", help="Of the training: epochs=10.")] = None,
     param: Annotated[list[str] | None, typer.Option("--param", "-p", help="Of the attack: epochs=50.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The most pictures to use.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="To start every run from, see  splitveil train --help.")] = None,
+    freeze_tail: Annotated[bool, typer.Option(help="Leave the cloud's part as the weights have it.")] = False,
+    stream: Annotated[bool | None, typer.Option(help="See  splitveil train --help.")] = None,
     threat: Annotated[str, typer.Option(help="white_box, black_box, pairs_only or query_free.")] = "white_box",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core, or one on a GPU.")] = None,
     engine: EngineName = None,
@@ -73,9 +76,11 @@ def compare(
         threat=granted,
         model=model,
         model_kwargs=parse_options(model_param or []),
-        training=parse_options(set_ or []),
+        training={**parse_options(set_ or []), **({"freeze_tail": True} if freeze_tail else {})},
         attack=parse_options(param or []),
         limit=limit,
+        weights=weights,
+        stream=stream,
     )
     finish(cells, out, recipe=scale, json_=json_, threat=granted, engine=chosen, strict=strict, trusted=trusted)
 

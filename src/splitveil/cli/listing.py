@@ -15,7 +15,8 @@ def list_names(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="defenses, attacks, metrics, models, recipes, sources, suites, engines, mechanisms, penalties; cuts."
+            help="defenses, attacks, metrics, models, recipes, sources, suites, tasks, engines, mechanisms, penalties; "
+            "cuts."
         ),
     ] = None,
     model: Annotated[str | None, typer.Argument(help="Of cuts: vgg11 (torchvision) or timm:resnet18.")] = None,
@@ -41,6 +42,7 @@ def list_names(
         "recipes": registry.RECIPES,
         "sources": registry.SOURCES,
         "suites": registry.SUITES,
+        "tasks": registry.TASKS,
     }
     if kind is not None and kind not in kinds:
         raise UnknownNameError("kind", kind, (*kinds, "cuts"))

@@ -68,7 +68,7 @@ class Bar(Quiet):
         """Show the last validation; print warnings."""
         super().event(event)
         if event.get("event") == "epoch":
-            self._note = f"accuracy {100 * event['val_accuracy']:.1f} %"
+            self._note = f"validation {100 * event['val_accuracy']:.1f} %"
 
     def stop(self) -> None:
         """Take the bar down."""

@@ -10,7 +10,10 @@ import typer
 from splitveil.cli.common import echo_json, parse_options, progress_bar, trust
 from splitveil.errors import UsageError
 
-_IN_THE_SPEC = ("data", "defense", "param", "model_param", "recipe", "set_", "limit", "seed")
+_IN_THE_SPEC = (
+    *("data", "defense", "param", "model_param", "recipe", "set_", "limit", "seed", "task", "task_param"),
+    *("weights", "freeze_tail", "size", "skip_corrupt", "stream"),
+)
 """Options that a spec answers already."""
 
 
@@ -35,6 +38,20 @@ def train(
     ] = None,
     spec: Annotated[Path | None, typer.Option(help="A spec.json, in place of the options above.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The most pictures to use.")] = None,
+    task: Annotated[str, typer.Option(help="See  splitveil list tasks.")] = "classification",
+    task_param: Annotated[
+        list[str] | None, typer.Option(help="Of the task: class_weights=balanced, temperature=4.")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="To start from: a run, or safetensors of head and tail, or of the uncut network."),
+    ] = None,
+    freeze_tail: Annotated[bool, typer.Option(help="Leave the cloud's part as the weights have it.")] = False,
+    size: Annotated[int | None, typer.Option(min=1, help="Side in pixels to resize and crop pictures to.")] = None,
+    skip_corrupt: Annotated[bool, typer.Option(help="Leave out pictures that do not decode.")] = False,
+    stream: Annotated[
+        bool | None, typer.Option(help="Read pictures from a file; by default where memory is short.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and noise.")] = 0,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; the first GPU by default.")] = None,
     devices: Annotated[int, typer.Option(help="How many train together, a process each.")] = 1,
@@ -57,6 +74,7 @@ def train(
         options = parse_options(param or [])
         load_defense(defense, options)
         plan = load_recipe(recipe or default_recipe(guess_source(data)[0]))
+        changed = {**parse_options(set_ or []), **({"freeze_tail": True} if freeze_tail else {})}
         chosen = make_spec(
             data,
             model=model,
@@ -65,9 +83,13 @@ def train(
             recipe=plan,
             seed=seed,
             limit=limit,
+            training=parse(TrainingSpec, {**plan.training.model_dump(), **changed}, "--set").model_dump(),
+            task=PlugInSpec(name=task, params=parse_options(task_param)) if task_param else task,
+            weights=weights,
+            size=size,
+            skip_corrupt=skip_corrupt,
+            stream=stream,
         )
-        changed = {**chosen.training.model_dump(), **parse_options(set_ or [])}
-        chosen = chosen.model_copy(update={"training": parse(TrainingSpec, changed, "--set")})
     label = out.name or chosen.defense.name
     trusted = trust(model)
     record = train_run(
@@ -85,10 +107,10 @@ def train(
     if json_:
         echo_json({"run": str(out), **result.model_dump(mode="json")})
     else:
-        accuracy = result.accuracy
+        score = result.utility
         typer.echo(
-            f"{out}: accuracy {100 * accuracy.mean:.1f} % "
-            f"[{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}] on {accuracy.n} pictures, "
+            f"{out}: {result.utility_name} {100 * score.mean:.1f} % "
+            f"[{100 * score.low:.1f}, {100 * score.high:.1f}] on {score.n} pictures, "
             f"{result.payload_bytes} bytes per release"
         )
         typer.echo(f"next: splitveil attack {out}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from splitveil.contracts.comm import ALONE, Comm
@@ -187,7 +188,17 @@ class Stage:
 
 
 class Task(ABC):
-    """What the model is for: a loss and a score, both per sample."""
+    """What the model is for: a loss and a score, both per sample.
+
+    Attributes:
+        score_name: what the score is called in records.
+        moves: whether targets are moved with the pictures by augmentation, as masks must be.
+        needs_original: whether there is nothing to learn without the model that a run starts from.
+    """
+
+    score_name: ClassVar[str] = "score"
+    moves: ClassVar[bool] = False
+    needs_original: ClassVar[bool] = False
 
     @abstractmethod
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -196,3 +207,46 @@ class Task(ABC):
     @abstractmethod
     def score(self, output: Tensor, target: Tensor) -> Tensor:
         """``(n,)`` in [0, 1], higher is better."""
+
+    def target(self, x: Tensor, y: Tensor) -> Tensor:
+        """What is to be learned of pictures ``x (n, c, h, w)`` with targets ``y (n, ...)`` of the table: y itself."""
+        return y
+
+    def groups(self, target: Tensor) -> Tensor:
+        """``(n,)`` int64, the class of each target as penalties that work by class see it: one for all."""
+        return torch.zeros(len(target), dtype=torch.int64, device=target.device)
+
+    def count_groups(self, classes: int) -> int:
+        """How many groups there are in data of so many classes."""
+        return 1
+
+    def chance(self, classes: int) -> float | None:
+        """The score of a guess, None where it is not known."""
+        return None
+
+    def check_output(self, shape: tuple[int, ...], classes: int) -> None:
+        """Raise `SpecError` unless outputs ``(n, ...)`` of this shape fit the task and data of so many classes."""
+        if len(shape) < 2:
+            raise SpecError(f"expected a model with an output (n, ...) per picture, got {shape}")
+
+    def attach(self, original: nn.Module) -> Task:
+        """Learn from the model that a run starts from, where the task needs one."""
+        return self
+
+    def to(self, device: torch.device | str) -> Task:
+        """Move what the task holds."""
+        return self
+
+    @classmethod
+    def facts(cls, source: Any, train: Any, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters that the data decides, for those that the spec leaves open, and ``outputs``: of the model.
+
+        Args:
+            source: the data set.
+            train: its table of training pictures.
+            params: of the spec.
+
+        Raises:
+            SpecError: the data has other targets than this task learns.
+        """
+        return {}

@@ -4,6 +4,9 @@
 images (n, h, w[, c]) uint8, labels (n,)                                       one table
 train_images, train_labels, test_images, test_labels [, val_images, val_labels]   two tables; val is added to train
 ```
+
+In place of labels: `targets` (n,) or (n, t), values to learn; `masks` (n, h, w), a class per pixel and 255 where nobody
+knows; or neither, for pictures alone.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from splitveil.data.tables import ImageTable, Progress, Source, existing_path, make_source
+from splitveil.data.tables import ImageTable, Source, existing_path, make_source
+from splitveil.data.targets import make_bare_source, make_valued_source
 from splitveil.errors import InputError
 
 __all__ = ["load_arrays"]
@@ -27,14 +31,14 @@ __all__ = ["load_arrays"]
 _PARTS = ("train", "val", "test")
 _MOST_BYTES = 64 << 30
 _CHANNELS = (1, 3)
+_BESIDE = {"labels": "label", "targets": "value, or row of values,", "masks": "mask of the pictures' size"}
 
 
-def load_arrays(path: Path | None, *, progress: Progress | None = None) -> Source:
+def load_arrays(path: Path | None) -> Source:
     """An ``.npz`` file as a source; nothing of it is unpickled.
 
     Args:
         path: the file.
-        progress: not called: the arrays are read as they are.
 
     Raises:
         MissingDataError: nothing is there.
@@ -42,18 +46,61 @@ def load_arrays(path: Path | None, *, progress: Progress | None = None) -> Sourc
     """
     file = existing_path(path, "npz")
     arrays = _read(file)
-    if {"images", "labels"} <= set(arrays):
-        return make_source(file.stem, _table(file, arrays, "images", "labels"))
+    if "images" in arrays:
+        return _source(file.stem, [_part(file, arrays, "")], None)
     parts = [part for part in _PARTS if f"{part}_images" in arrays]
     if parts[:1] != ["train"]:
         raise InputError(
             f"expected arrays 'images' and 'labels', or 'train_images' and 'train_labels', in '{file}', got "
             f"{', '.join(sorted(arrays)) or 'none'}: save it with np.savez(file, images=..., labels=...)"
         )
-    tables = {part: _table(file, arrays, f"{part}_images", f"{part}_labels") for part in parts}
-    learn = [tables[part] for part in parts if part != "test"]
-    joined = ImageTable(torch.cat([table.images for table in learn]), torch.cat([table.labels for table in learn]))
-    return make_source(file.stem, joined, tables.get("test"))
+    tables = {part: _part(file, arrays, f"{part}_") for part in parts}
+    kinds = {kind for kind, _, _ in tables.values()}
+    if len(kinds) > 1:
+        raise InputError(f"expected the same beside all pictures of '{file}', got {' and '.join(sorted(kinds))}")
+    return _source(file.stem, [tables[part] for part in parts if part != "test"], tables.get("test"))
+
+
+_Part = tuple[str, Tensor, Tensor]
+"""``labels``, ``targets``, ``masks`` or ``nothing``; pictures; and what there is beside them."""
+
+
+def _source(name: str, learn: list[_Part], test: _Part | None) -> Source:
+    images, known = torch.cat([part[1] for part in learn]), torch.cat([part[2] for part in learn])
+    kind = learn[0][0]
+    if kind == "labels":
+        return make_source(name, ImageTable(images, known), None if test is None else ImageTable(test[1], test[2]))
+    if kind == "targets":
+        return make_valued_source(name, images, known, None if test is None else (test[1], test[2]))
+    masks = (known, None if test is None else test[2]) if kind == "masks" else None
+    return make_bare_source(name, images, None if test is None else test[1], masks=masks)
+
+
+def _part(file: Path, arrays: Mapping[str, NDArray[Any]], prefix: str) -> _Part:
+    pictures = _pictures(file, arrays, f"{prefix}images")
+    beside = [kind for kind in _BESIDE if f"{prefix}{kind}" in arrays]
+    if len(beside) > 1:
+        raise InputError(f"expected one of {', '.join(_BESIDE)} beside pictures of '{file}', got {', '.join(beside)}")
+    if not beside and any(not name.endswith("images") for name in arrays):  # a name that was mistyped
+        raise InputError(
+            f"expected {' or '.join(repr(prefix + kind) for kind in _BESIDE)} beside '{prefix}images' in '{file}', got "
+            f"{', '.join(sorted(arrays))}: rename the array"
+        )
+    if not beside:
+        return "nothing", pictures, torch.zeros(len(pictures))
+    name = f"{prefix}{beside[0]}"
+    found = arrays[name]
+    flat = found.reshape(len(found), -1) if len(found) == len(pictures) else found
+    if beside[0] == "masks" and found.dtype.kind in "iub" and found.shape == (len(pictures), *pictures.shape[2:]):
+        return "masks", pictures, torch.from_numpy(found.astype(np.uint8))
+    if beside[0] == "targets" and len(found) == len(pictures) and found.ndim <= 2:
+        return "targets", pictures, torch.from_numpy(flat.astype(np.float32))
+    if beside[0] == "labels" and len(found) == len(pictures) and flat.shape[1] == 1 and found.dtype.kind in "iub":
+        return "labels", pictures, torch.from_numpy(flat[:, 0].astype(np.int64))
+    raise InputError(
+        f"expected one {_BESIDE[beside[0]]} for each of {len(pictures)} pictures in '{name}' of '{file}', got "
+        f"{found.shape} in {found.dtype}"
+    )
 
 
 def _read(file: Path) -> dict[str, NDArray[Any]]:
@@ -77,7 +124,8 @@ def _check_header(file: Path, member: zipfile.ZipInfo, stream: Any) -> None:
     version = npy.read_magic(stream)
     reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, _, dtype = reader(stream)
-    if dtype.hasobject or dtype.kind not in "uib":
+    valued = dtype.kind == "f" and "targets" in member.filename
+    if dtype.hasobject or not (valued or dtype.kind in "uib"):
         raise InputError(
             f"expected whole numbers in '{member.filename}' of '{file}', got {dtype}: nothing is unpickled, and "
             "pictures are bytes"
@@ -87,22 +135,14 @@ def _check_header(file: Path, member: zipfile.ZipInfo, stream: Any) -> None:
         raise InputError(f"expected '{member.filename}' of '{file}' to hold {needed} bytes, got {member.file_size}")
 
 
-def _table(file: Path, arrays: Mapping[str, NDArray[Any]], images: str, labels: str) -> ImageTable:
-    if labels not in arrays:
-        raise InputError(f"expected '{labels}' beside '{images}' in '{file}', got none")
-    pictures, numbers = arrays[images], arrays[labels]
+def _pictures(file: Path, arrays: Mapping[str, NDArray[Any]], images: str) -> Tensor:
+    pictures = arrays[images]
     if pictures.dtype != np.uint8 or pictures.ndim not in (3, 4):
         raise InputError(
             f"expected '{images}' of '{file}' as (n, h, w) or (n, h, w, c) in uint8, got {pictures.shape} in "
             f"{pictures.dtype}: scale to 0..255 and save it anew"
         )
-    numbers = numbers.reshape(len(numbers), -1)
-    if len(numbers) != len(pictures) or numbers.shape[1] != 1:
-        raise InputError(
-            f"expected one label for each of {len(pictures)} pictures in '{labels}' of '{file}', got "
-            f"{arrays[labels].shape}"
-        )
-    return ImageTable(_channels_first(file, images, pictures), torch.from_numpy(numbers[:, 0].astype(np.int64)))
+    return _channels_first(file, images, pictures)
 
 
 def _channels_first(file: Path, name: str, pictures: NDArray[Any]) -> Tensor:

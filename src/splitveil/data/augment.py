@@ -11,7 +11,7 @@ from torch.nn import functional
 from splitveil.errors import InputError, SpecError
 from splitveil.noise import to_device
 
-__all__ = ["augment"]
+__all__ = ["augment", "augment_masks"]
 
 
 def augment(
@@ -72,6 +72,43 @@ def augment(
     mode = "bilinear" if rotation else "nearest"
     moved = functional.grid_sample(pictures, grid, mode=mode, padding_mode="zeros", align_corners=False)
     return moved.clamp_(0.0, 1.0)
+
+
+def augment_masks(
+    masks: Tensor,
+    *,
+    crop: int,
+    flip: bool,
+    rotation: float,
+    generator: torch.Generator,
+    first: int = 0,
+    total: int | None = None,
+) -> Tensor:
+    """Move masks as `augment` moves their pictures under the same generator; 255 comes in at the edges.
+
+    Args:
+        masks: ``(n, h, w)``, uint8.
+        crop: see `augment`.
+        flip: see `augment`.
+        rotation: see `augment`; masks take the nearest pixel.
+        generator: a CPU generator in the state that the pictures' had.
+        first: see `augment`.
+        total: see `augment`.
+
+    Example:
+        >>> masks = torch.ones(2, 8, 8, dtype=torch.uint8)
+        >>> augment_masks(masks, crop=2, flip=True, rotation=0.0, generator=torch.Generator().manual_seed(0)).unique()
+        tensor([  1, 255], dtype=torch.uint8)
+    """
+    if not (crop or flip or rotation) or not len(masks):
+        return masks
+    height, width = masks.shape[1:]
+    drawn = _draw(len(masks) if total is None else total, crop, flip, rotation, height, width, generator)
+    shifted = masks.unsqueeze(1).float() + 1  # so that zeros are what comes in
+    theta = to_device(drawn[first : first + len(masks)].to(shifted.dtype), shifted.device)
+    grid = functional.affine_grid(theta, list(shifted.shape), align_corners=False)
+    moved = functional.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return torch.where(moved > 0, moved - 1, 255).squeeze(1).to(torch.uint8)
 
 
 def _draw(

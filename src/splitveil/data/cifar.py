@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from splitveil.data.tables import ImageTable, Progress, Source, existing_path, make_source
+from splitveil.data.tables import ImageTable, Source, existing_path, join_tables, make_source
 from splitveil.errors import InputError, MissingDataError
 
 __all__ = ["cifar_layout", "load_cifar"]
@@ -26,12 +26,11 @@ def cifar_layout(path: Path) -> bool:
     return path.is_dir() and any((path / layout[1]).is_file() for layout in (_TEN, _HUNDRED))
 
 
-def load_cifar(path: Path | None, *, progress: Progress | None = None) -> Source:
+def load_cifar(path: Path | None) -> Source:
     """A folder of CIFAR's binary files as a source, with its own test table.
 
     Args:
         path: the folder.
-        progress: not called: the bytes are read as they are.
 
     Raises:
         MissingDataError: a file of the layout is missing.
@@ -47,7 +46,7 @@ def load_cifar(path: Path | None, *, progress: Progress | None = None) -> Source
             f"expected {missing[0]} in '{root}', got none: unpack cifar-10-binary.tar.gz, or that of CIFAR-100, there"
         )
     tables = [_read(root / name, labels) for name in learn]
-    joined = ImageTable(torch.cat([table.images for table in tables]), torch.cat([table.labels for table in tables]))
+    joined = join_tables(tables)
     return make_source(root.name, joined, _read(root / test, labels), _names(root / names))
 
 

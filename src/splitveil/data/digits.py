@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from splitveil.data.tables import ImageTable, Progress, Source, make_source
+from splitveil.data.tables import ImageTable, Source, make_source
 from splitveil.errors import SpecError
 
 __all__ = ["load_digits"]
@@ -15,7 +15,7 @@ __all__ = ["load_digits"]
 _BRIGHTEST = 16  # the data set counts set pixels in blocks of 4x4
 
 
-def load_digits(path: Path | None = None, *, progress: Progress | None = None) -> Source:
+def load_digits(path: Path | None = None) -> Source:
     """1,797 pictures ``(1, 8, 8)`` of ten digits, scaled from 0..16 to 0..255.
 
     Raises:

@@ -15,11 +15,14 @@ from typing import BinaryIO
 
 import torch
 
-from splitveil.data.images import Picture, stack_pictures
-from splitveil.data.tables import ImageTable, Progress, Source, check_labels, existing_path, make_source
+from splitveil.data.cache import fingerprint
+from splitveil.data.gathering import gather_pictures
+from splitveil.data.images import Picture
+from splitveil.data.reading import PLAIN, Reading
+from splitveil.data.tables import Source, check_labels, existing_path, make_source
 from splitveil.errors import InputError, MissingDataError
 
-__all__ = ["class_folders", "load_folder"]
+__all__ = ["class_folders", "load_folder", "picture_files"]
 
 _IGNORED_FILES = frozenset({"thumbs.db", "desktop.ini"})
 _VALIDATION = frozenset({"val", "validation"})
@@ -32,12 +35,12 @@ class _Scan:
     labels: list[int]
 
 
-def load_folder(path: Path | None, *, progress: Progress | None = None) -> Source:
+def load_folder(path: Path | None, *, reading: Reading = PLAIN) -> Source:
     """A folder of class folders as a source; labels follow the sorted names of the class folders.
 
     Args:
         path: the folder.
-        progress: told (pictures decoded, total).
+        reading: how.
 
     Raises:
         MissingDataError: nothing is there, or nothing is in it.
@@ -57,10 +60,12 @@ def load_folder(path: Path | None, *, progress: Progress | None = None) -> Sourc
     learn_labels = torch.tensor([label for scan in learn for label in scan.labels])
     check_labels(learn_labels, scans[0].class_names)
     pictures: list[Picture] = [(f"'{file}'", partial(_open, file)) for scan in scans for file in scan.files]
-    images = stack_pictures(pictures, len(pictures), progress)
-    count = len(learn_labels)
-    test_table = ImageTable(images[count:], torch.tensor(test.labels)) if test else None
-    return make_source(root.resolve().name, ImageTable(images[:count], learn_labels), test_table, scans[0].class_names)
+    gathered = gather_pictures(
+        pictures, len(pictures), reading, lambda: fingerprint(file for scan in scans for file in scan.files)
+    )
+    labels = torch.tensor([label for scan in scans for label in scan.labels])
+    table, test_table = gathered.tables(labels, len(learn_labels))
+    return make_source(root.resolve().name, table, test_table, scans[0].class_names, skipped=gathered.skipped)
 
 
 def _open(file: Path) -> BinaryIO:
@@ -70,6 +75,21 @@ def _open(file: Path) -> BinaryIO:
 def class_folders(root: Path) -> list[Path]:
     """The sub-folders of a folder by name, hidden ones left out."""
     return sorted(item for item in root.iterdir() if item.is_dir() and not item.name.startswith("."))
+
+
+def picture_files(root: Path) -> list[Path]:
+    """All files below a folder, at any depth, by name; hidden ones and those of desktops are left out.
+
+    Raises:
+        InputError: a link out of the folder.
+    """
+    found: list[Path] = []
+    for item in sorted(root.iterdir()):
+        if _ignored(item):
+            continue
+        _check_inside(item, root)
+        found += picture_files(item) if item.is_dir() and not item.is_symlink() else [item] if item.is_file() else []
+    return found
 
 
 def _scan_parts(root: Path, names: list[str]) -> tuple[list[_Scan], _Scan]:

@@ -1,39 +1,27 @@
-"""Decoding of pictures nobody vouches for, once, into one tensor."""
+"""Decoding of pictures nobody vouches for."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import BinaryIO
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
-from splitveil.data.tables import Progress
 from splitveil.errors import InputError
 
-__all__ = ["LARGEST_SIDE", "LARGEST_TABLE_BYTES", "Picture", "decode", "stack_pictures"]
+__all__ = ["LARGEST_SIDE", "Picture", "decode", "open_picture", "picture_pixels"]
 
 LARGEST_SIDE = 4096
 """Pixels. Larger pictures are refused before they are decoded."""
 
-LARGEST_TABLE_BYTES = 32 * 2**30
-"""Decoded bytes of all pictures together; more would be killed by the system rather than refused with a reason."""
-
-Picture = tuple[str, Callable[[], BinaryIO]]
-"""What a picture is called in an error, and how to open it."""
+Picture = tuple[str, Callable[[], BinaryIO | NDArray[np.uint8]]]
+"""What a picture is called in an error, and how to open it: a file to decode, or pixels ``(h, w)`` or ``(h, w, 3)``."""
 
 # Only formats that Pillow decodes itself: others, such as EPS, would start a program on bytes we do not trust.
 # A camera's MPO begins with a JPEG and opens as one; Pillow knows no opener of that name.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-_CHUNK = 256
-# Below this area the interpreter, not the decoder, is the limit, and threads cost more than they give (measured).
-_THREADED_PIXELS = 128 * 128
 
 
 def decode(stream: BinaryIO, name: str) -> NDArray[np.uint8]:
@@ -48,7 +36,7 @@ def decode(stream: BinaryIO, name: str) -> NDArray[np.uint8]:
         with Image.open(stream, formats=_FORMATS) as image:
             if max(image.size) > LARGEST_SIDE:
                 raise _too_large(name, f"{image.width}x{image.height}")
-            return _pixels(ImageOps.exif_transpose(image), name)
+            return picture_pixels(image, name)
     except InputError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -69,7 +57,9 @@ def _too_large(name: str, got: str) -> InputError:
     return InputError(f"expected a picture of at most {LARGEST_SIDE} pixels a side, got {got} in {name}: resize it")
 
 
-def _pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def picture_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """The pixels of a picture that is open, see `decode`."""
+    image = ImageOps.exif_transpose(image)
     if image.mode in ("1", "L", "LA", "La"):
         return np.asarray(image.convert("L"))
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -87,71 +77,22 @@ def _pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB"))
 
 
-def stack_pictures(pictures: Iterable[Picture], total: int, progress: Progress | None = None) -> Tensor:
-    """All pictures as one tensor ``(n, c, h, w)``, uint8: one channel if all are grey, else three.
-
-    Args:
-        pictures: `total` of them, all of one size.
-        progress: told after each chunk.
+def open_picture(picture: Picture, size: int | None = None) -> NDArray[np.uint8]:
+    """The pixels of a picture, resized to squares of this side where one is given.
 
     Raises:
-        InputError: a picture that does not decode, or two of different size; names them.
+        InputError: it cannot be read, or does not decode; names it.
     """
-    stack = _Stack(total)
-    source = iter(pictures)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        while chunk := list(islice(source, _CHUNK)):
-            spread: Callable[..., Iterable[NDArray[np.uint8]]] = pool.map if stack.area >= _THREADED_PIXELS else map
-            for (name, _), pixels in zip(chunk, spread(_open, chunk), strict=True):
-                stack.add(name, pixels)
-            if progress is not None:
-                progress(stack.done, total)
-    return stack.tensor()
-
-
-def _open(picture: Picture) -> NDArray[np.uint8]:
     name, open_ = picture
     try:
-        with open_() as stream:
-            return decode(stream, name)
+        opened = open_()
+        if isinstance(opened, np.ndarray):
+            pixels = opened
+        else:
+            with opened as stream:
+                pixels = decode(stream, name)
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror or error}") from error
-
-
-class _Stack:
-    """A buffer ``(n, c, h, w)`` that is grey until the first picture in colour comes."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.area = total, 0, 0
-        self._first = ""
-        self._buffer: NDArray[np.uint8] | None = None
-
-    def add(self, name: str, pixels: NDArray[np.uint8]) -> None:
-        height, width = pixels.shape[:2]
-        if self._buffer is None:
-            self._first, self.area = name, height * width
-            self._buffer = self._allocate((1 if pixels.ndim == 2 else 3, height, width))
-        if (height, width) != self._buffer.shape[2:]:
-            raise InputError(
-                f"expected pictures of one size, got {self._buffer.shape[3]}x{self._buffer.shape[2]} in {self._first} "
-                f"and {width}x{height} in {name}: resize them to one size first"
-            )
-        if pixels.ndim == 3 and self._buffer.shape[1] == 1:
-            grey, self._buffer = self._buffer, self._allocate((3, height, width))
-            self._buffer[: self.done] = grey[: self.done]
-        self._buffer[self.done] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        self.done += 1
-
-    def _allocate(self, shape: tuple[int, int, int]) -> NDArray[Any]:
-        needed = self.total * shape[0] * shape[1] * shape[2]
-        if needed > LARGEST_TABLE_BYTES:
-            raise InputError(
-                f"expected pictures of at most {LARGEST_TABLE_BYTES / 2**30:.0f} GiB when decoded, got {self.total} of "
-                f"{shape[2]}x{shape[1]} or {needed / 2**30:.1f} GiB: resize them, or use fewer"
-            )
-        return np.empty((self.total, *shape), dtype=np.uint8)
-
-    def tensor(self) -> Tensor:
-        if self._buffer is None:
-            raise InputError("expected at least one picture, got none: check the path and the file")
-        return torch.from_numpy(self._buffer[: self.done])
+    if size is None or pixels.shape[:2] == (size, size):
+        return pixels
+    return np.asarray(ImageOps.fit(Image.fromarray(pixels), (size, size), Image.Resampling.BILINEAR))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from splitveil.data.rows import Rows, look_up, take_rows
 from splitveil.data.tables import ImageTable
 from splitveil.errors import InputError
 from splitveil.rng import Rng
 
-__all__ = ["Pictures", "steps"]
+__all__ = ["Pictures", "Sampling", "steps"]
+
+Sampling = Literal["uniform", "balanced"]
+"""How often an epoch draws a picture: each once, or each class as often as the others."""
 
 
 class Pictures:
@@ -20,6 +25,8 @@ class Pictures:
     Args:
         table: the pictures.
         device: where they are kept.
+        targets: what is to be learned of each, ``(n, ...)``; the labels by default.
+        sampling: ``uniform`` or ``balanced``, of `order`.
 
     Example:
         >>> table = ImageTable(torch.full((4, 1, 8, 8), 255, dtype=torch.uint8), torch.arange(4))
@@ -28,27 +35,40 @@ class Pictures:
         (1.0, [3, 1])
     """
 
-    def __init__(self, table: ImageTable, device: torch.device | str = "cpu") -> None:
-        self.images = table.images.to(device)
+    def __init__(
+        self,
+        table: ImageTable,
+        device: torch.device | str = "cpu",
+        *,
+        targets: Rows | None = None,
+        sampling: Sampling = "uniform",
+    ) -> None:
         self.labels = table.labels.to(device)
+        self.images = self._keep(table.images)
+        self.targets: Rows = self.labels if targets is None else _moved(targets, self.device)
+        self.sampling = sampling
+
+    def _keep(self, images: Rows) -> Rows:
+        """Where the bytes of the pictures stay."""
+        return _moved(images, self.device)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def device(self) -> torch.device:
-        """Where the pictures are."""
+        """Where the pictures are needed."""
         return self.labels.device
 
     def get(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures ``(m, c, h, w)`` float32 in [0, 1] and labels ``(m,)`` at these indices, from any device."""
-        indices = indices.to(self.device)
-        return _to_float(self.images[indices]), self.labels[indices]
+        """Pictures ``(m, c, h, w)`` float32 in [0, 1] and targets ``(m, ...)`` at these indices, from any device."""
+        return _to_float(look_up(self.images, indices)), look_up(self.targets, indices)
 
     def take(self, indices: Tensor) -> Pictures:
         """The pictures at these indices, ``(m,)`` int64, as a table of its own on the same device."""
-        places = indices.to(self.device)
-        return Pictures(ImageTable(self.images[places], self.labels[places]), self.device)
+        table = ImageTable(take_rows(self.images, indices), look_up(self.labels, indices))
+        targets = None if self.targets is self.labels else take_rows(self.targets, indices)
+        return type(self)(table, self.device, targets=targets, sampling=self.sampling)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All pictures in order, the last batch as small as it comes."""
@@ -56,7 +76,7 @@ class Pictures:
             raise InputError(f"expected batch_size >= 1, got {batch_size}")
         for start in range(0, len(self), batch_size):
             stop = start + batch_size
-            yield _to_float(self.images[start:stop]), self.labels[start:stop]
+            yield _to_float(self.images[start:stop]), self.targets[start:stop]
 
     def follow(self, chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """What `get` gives for each of these indices, one after the other; whoever reads from a disk reads ahead."""
@@ -64,7 +84,10 @@ class Pictures:
 
     def order(self, rng: Rng) -> Tensor:
         """A random order ``(n,)`` int64 on the CPU, a function of the key alone: a resumed epoch finds its place."""
-        return torch.randperm(len(self), generator=rng.generator())
+        generator = rng.generator()
+        if self.sampling == "balanced":
+            return _balanced(self.labels.cpu(), generator)
+        return torch.randperm(len(self), generator=generator)
 
 
 def steps(n: int, batch_size: int) -> int:
@@ -80,6 +103,23 @@ def steps(n: int, batch_size: int) -> int:
     if n < 2 or batch_size < 2:
         raise InputError(f"expected at least two pictures and batches of at least two, got {n} and {batch_size}")
     return n // batch_size + (n % batch_size >= 2)
+
+
+def _balanced(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """As many draws as pictures, the same number of each class to one: small classes come round several times."""
+    classes = torch.unique(labels)
+    shares = torch.full((len(classes),), len(labels) // len(classes))
+    shares[torch.randperm(len(classes), generator=generator)[: len(labels) % len(classes)]] += 1
+    drawn = []
+    for label, share in zip(classes.tolist(), shares.tolist(), strict=True):
+        members = torch.nonzero(labels == label).flatten()
+        rounds = [torch.randperm(len(members), generator=generator) for _ in range(-(-share // len(members)))]
+        drawn += [members[torch.cat(rounds)[:share]]] if rounds else []
+    return torch.cat(drawn)[torch.randperm(len(labels), generator=generator)]
+
+
+def _moved(rows: Rows, device: torch.device) -> Rows:
+    return rows.to(device) if isinstance(rows, Tensor) else rows
 
 
 def _to_float(images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from splitveil.data.loader import Pictures
+from splitveil.data.rows import take_rows
 from splitveil.data.splits import picture_digests
 from splitveil.data.tables import ImageTable
 from splitveil.errors import InputError, SpecError
@@ -49,7 +50,7 @@ class PairedPictures(Pictures):
     def take(self, indices: Tensor) -> PairedPictures:
         """The pairs at these indices, ``(m,)`` int64, as a copy."""
         places = indices.to(self.device)
-        table = ImageTable(self.images[places], self.labels[places])
+        table = ImageTable(take_rows(self.images, places), self.labels[places])
         return PairedPictures(table, self.releases[places], self.device)
 
     def split(self, test_share: float, rng: Rng) -> tuple[PairedPictures, PairedPictures]:
@@ -71,7 +72,7 @@ class PairedPictures(Pictures):
         """
         if not 0 < test_share < 1:
             raise SpecError(f"expected test_share between 0 and 1, got {test_share}")
-        _, group = np.unique(picture_digests(ImageTable(self.images.cpu(), self.labels.cpu())), return_inverse=True)
+        _, group = np.unique(picture_digests(ImageTable(self.images, self.labels)), return_inverse=True)
         sizes = np.bincount(group)
         if len(sizes) < 2:
             raise InputError(f"expected at least two different pictures to split, got {len(sizes)}: add some")

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow.parquet
@@ -18,11 +18,15 @@ import torch
 from numpy.typing import NDArray
 from pyarrow.lib import ArrowException
 
-from splitveil.data.images import Picture, stack_pictures
-from splitveil.data.tables import ImageTable, Progress, Source, check_labels, existing_path, make_source
+from splitveil.data.cache import fingerprint
+from splitveil.data.gathering import gather_pictures
+from splitveil.data.images import Picture
+from splitveil.data.reading import PLAIN, Reading
+from splitveil.data.tables import Source, check_labels, existing_path, make_source
+from splitveil.data.targets import make_valued_source
 from splitveil.errors import InputError, MissingDataError, SpecError
 
-__all__ = ["load_parquet", "parquet_files"]
+__all__ = ["count_rows", "load_parquet", "parquet_files", "parquet_pictures"]
 
 _ROWS_PER_BATCH = 256
 _UNREADABLE = (ArrowException, OSError, UnicodeDecodeError)  # damaged names and paths are not UTF-8
@@ -32,11 +36,11 @@ _ParquetFile: Any = pyarrow.parquet.ParquetFile  # pyarrow carries no types
 @dataclass(frozen=True, slots=True)
 class _Shard:
     file: Path
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | NDArray[np.float32]
     class_names: tuple[str, ...] | None
 
 
-def load_parquet(path: Path | None, *, progress: Progress | None = None) -> Source:
+def load_parquet(path: Path | None, *, reading: Reading = PLAIN) -> Source:
     """A folder of parquet files, or one file, as a source.
 
     Files named ``test*`` (or in a folder of such a name) are the test table; all others the train table, those named
@@ -44,7 +48,7 @@ def load_parquet(path: Path | None, *, progress: Progress | None = None) -> Sour
 
     Args:
         path: the folder or the file.
-        progress: told (pictures decoded, total).
+        reading: how.
 
     Raises:
         MissingDataError: nothing is there.
@@ -68,15 +72,19 @@ def load_parquet(path: Path | None, *, progress: Progress | None = None) -> Sour
     class_names = _common_names([*learn, *test])
     labels = torch.from_numpy(np.concatenate([shard.labels for shard in [*learn, *test]]))
     learn_rows = sum(len(shard.labels) for shard in learn)
-    # before the pictures are decoded, which takes long
-    check_labels(labels[:learn_rows], class_names)
-    images = stack_pictures(_pictures([*learn, *test]), len(labels), progress)
-    return make_source(
-        path.resolve().name,
-        ImageTable(images[:learn_rows], labels[:learn_rows]),
-        ImageTable(images[learn_rows:], labels[learn_rows:]) if test else None,
-        class_names,
-    )
+    valued = labels.is_floating_point()
+    if not valued:  # before the pictures are decoded, which takes long
+        check_labels(labels[:learn_rows], class_names)
+    shards_read = [*learn, *test]
+    pictures = parquet_pictures([shard.file for shard in shards_read])
+    gathered = gather_pictures(pictures, len(labels), reading, lambda: fingerprint(shard.file for shard in shards_read))
+    if valued:
+        first, second = gathered.parts(learn_rows, bool(test))
+        values = labels[gathered.kept, None].float()
+        other = None if second is None else (second, values[len(first) :])
+        return make_valued_source(path.resolve().name, first, values[: len(first)], other, skipped=gathered.skipped)
+    table, test_table = gathered.tables(labels, learn_rows)
+    return make_source(path.resolve().name, table, test_table, class_names, skipped=gathered.skipped)
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -107,26 +115,38 @@ def _read_labels(file: Path) -> _Shard:
     if column.null_count:
         row = column.is_null().to_pylist().index(True)
         raise InputError(f"expected a label in each row of '{file}', got none in row {row}: remove the row")
-    return _Shard(file, column.to_numpy().astype(np.int64), _hub_names(schema))
+    valued = types.is_floating(schema.field("label").type)
+    return _Shard(file, column.to_numpy().astype(np.float32 if valued else np.int64), _hub_names(schema))
 
 
 def _check_columns(schema: Any, file: Path) -> None:
-    for name in ("image", "label"):
-        if name not in schema.names:
-            near = get_close_matches(name, schema.names, n=1, cutoff=0.5)
-            hint = f": did you mean '{near[0]}'? Rename it to '{name}'" if near else f": add '{name}' to the table"
-            raise SpecError(f"expected the columns image and label in '{file}', got {', '.join(schema.names)}{hint}")
-    image, label = schema.field("image").type, schema.field("label").type
+    _check_image(schema, file)
+    _check_present("label", schema, file)
+    label = schema.field("label").type
+    if not (types.is_integer(label) or types.is_floating(label)):
+        raise SpecError(
+            f"expected whole numbers in the column label of '{file}', got {label}: number the classes from 0, or give "
+            "values with a point to learn these"
+        )
+
+
+def _check_image(schema: Any, file: Path) -> None:
+    _check_present("image", schema, file)
+    image = schema.field("image").type
     content = image.field("bytes").type if types.is_struct(image) and image.get_field_index("bytes") >= 0 else None
     if content is None or not (types.is_binary(content) or types.is_large_binary(content)):
         raise SpecError(
             f"expected the column image of '{file}' as struct<bytes: binary, path: string>, got {image}: "
             "write it as the hub's image data sets do"
         )
-    if not types.is_integer(label):
-        raise SpecError(
-            f"expected whole numbers in the column label of '{file}', got {label}: number the classes from 0"
-        )
+
+
+def _check_present(name: str, schema: Any, file: Path) -> None:
+    if name in schema.names:
+        return
+    near = get_close_matches(name, schema.names, n=1, cutoff=0.5)
+    hint = f": did you mean '{near[0]}'? Rename it to '{name}'" if near else f": add '{name}' to the table"
+    raise SpecError(f"expected the columns image and label in '{file}', got {', '.join(schema.names)}{hint}")
 
 
 def _hub_names(schema: Any) -> tuple[str, ...] | None:
@@ -149,15 +169,33 @@ def _common_names(shards: list[_Shard]) -> tuple[str, ...] | None:
     return named[0].class_names if named else None
 
 
-def _pictures(shards: list[_Shard]) -> Iterator[Picture]:
-    for shard in shards:
-        for row, (content, inner) in enumerate(_rows(shard.file)):
-            name = f"'{shard.file}', row {row} ({inner!r})"
-            if content is None:
-                raise InputError(
-                    f"expected the bytes of a picture in {name}, got none: embed the pictures, or drop the row"
-                )
-            yield name, partial(BytesIO, content)
+def count_rows(file: Path) -> int:
+    """How many pictures a file has; labels are not asked for.
+
+    Raises:
+        InputError: not a parquet file.
+        SpecError: no column of pictures.
+    """
+    try:
+        with _ParquetFile(file) as table:
+            _check_image(table.schema_arrow, file)
+            return int(table.metadata.num_rows)
+    except _UNREADABLE as error:
+        raise InputError(f"expected a parquet file in '{file}', got {error}: restore or remove it") from error
+
+
+def parquet_pictures(files: list[Path]) -> Iterator[Picture]:
+    """The pictures of all rows of all files, in order."""
+    for file in files:
+        for row, (content, inner) in enumerate(_rows(file)):
+            name = f"'{file}', row {row} ({inner!r})"
+            yield name, partial(_content, content, name)
+
+
+def _content(content: bytes | None, name: str) -> BinaryIO:
+    if content is None:
+        raise InputError(f"expected the bytes of a picture in {name}, got none: embed the pictures, or drop the row")
+    return BytesIO(content)
 
 
 def _rows(file: Path) -> Iterator[tuple[bytes | None, str | None]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import functional as transforms
 
+from splitveil.data.rows import in_memory
 from splitveil.data.tables import ImageTable
 from splitveil.errors import InputError
 from splitveil.rng import Rng
@@ -61,10 +62,11 @@ def corrupt(table: ImageTable, rng: Rng) -> ImageTable:
         True
     """
     generator = rng.generator()
-    order, images = torch.randperm(len(table), generator=generator), table.images.clone()
+    held = in_memory(table.images)
+    order, images = torch.randperm(len(table), generator=generator), held.clone()
     for number, rows in enumerate(torch.split(order, max(1, min(_GROUP, len(table) // len(_CORRUPTIONS))))):
         change = _CORRUPTIONS[number % len(_CORRUPTIONS)]
-        images[rows] = change(table.images[rows], float(torch.rand((), generator=generator)))
+        images[rows] = change(held[rows], float(torch.rand((), generator=generator)))
     return ImageTable(images, table.labels)
 
 
@@ -109,7 +111,7 @@ def resize_like(table: ImageTable, shape: tuple[int, ...]) -> ImageTable:
     held = table.images.shape[1]
     if held != channels and {held, channels} != {1, 3}:
         raise InputError(f"expected auxiliary pictures with {channels} channels, got {held}: convert them")
-    images = table.images.float()
+    images = in_memory(table.images).float()
     if held == 3 and channels == 1:
         images = (images * images.new_tensor(_LUMA).reshape(3, 1, 1)).sum(1, keepdim=True)
     images = _to_bytes(_resize(images, [height, width]))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from splitveil.data.rows import chunks
 from splitveil.data.tables import ImageTable, Source
 from splitveil.errors import InputError, SpecError
 from splitveil.rng import Rng
@@ -38,7 +39,7 @@ class Splits:
         val: for choices during training.
         test: for every number that is reported.
         aux: the attacker's own pictures.
-        digest: SHA-256 over class names, shapes, labels and pictures of the four, in this order.
+        digest: SHA-256 over class names, shapes, labels, pictures and targets of the four, in this order.
         duplicates: pictures left out because the source's test table holds the same bytes.
     """
 
@@ -122,9 +123,11 @@ def _shares(val_share: float, aux_share: float, test_share: float | None) -> dic
 
 def picture_digests(table: ImageTable) -> NDArray[np.bytes_]:
     """One 128-bit digest per picture, ``(n,)``: equal pictures have equal ones."""
-    rows = table.images.contiguous().numpy().reshape(len(table), -1)
-    digests = b"".join(hashlib.blake2b(row.data, digest_size=16).digest() for row in rows)
-    return np.frombuffer(digests, dtype="V16")
+    digests = bytearray()
+    for chunk in chunks(table.images):
+        rows = chunk.cpu().contiguous().numpy().reshape(len(chunk), -1)
+        digests += b"".join(hashlib.blake2b(row.data, digest_size=16).digest() for row in rows)
+    return np.frombuffer(bytes(digests), dtype="V16")
 
 
 def _subsample(labels: Indices, size: int, rng: Rng) -> Indices:
@@ -199,5 +202,7 @@ def _digest(tables: list[ImageTable], class_names: tuple[str, ...]) -> str:
     for table in tables:
         seal.update(json.dumps(list(table.images.shape)).encode())
         seal.update(np.ascontiguousarray(table.labels.numpy(), dtype="<i8").data)
-        seal.update(table.images.contiguous().numpy().data)
+        for rows in (table.images, *(() if table.targets is None else (table.targets,))):
+            for chunk in chunks(rows):
+                seal.update(chunk.contiguous().numpy().data)
     return seal.hexdigest()

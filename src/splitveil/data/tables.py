@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from splitveil.data.reading import Progress as Progress
+from splitveil.data.rows import Rows, join_rows, take_rows
 from splitveil.errors import InputError, MissingDataError, SpecError
 
 __all__ = [
@@ -19,15 +21,14 @@ __all__ = [
     "Progress",
     "Source",
     "check_labels",
+    "check_shapes",
     "existing_path",
+    "join_tables",
     "make_source",
 ]
 
 FEWEST_PER_CLASS = 8
 """With fewer pictures of a class the four splits cannot all get a usable share."""
-
-Progress = Callable[[int, int], None]
-"""Called with the pictures that are decoded and their total."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,8 +36,9 @@ class ImageTable:
     """Pictures of one size with their labels.
 
     Args:
-        images: ``(n, c, h, w)``, uint8.
-        labels: ``(n,)``, int64.
+        images: ``(n, c, h, w)``, uint8, in memory or in a file.
+        labels: ``(n,)``, int64: classes, or the groups that pictures without classes are stratified by.
+        targets: what a task other than classification learns: values ``(n, t)`` float32, or masks ``(n, h, w)`` uint8.
 
     Example:
         >>> table = ImageTable(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
@@ -44,8 +46,9 @@ class ImageTable:
         2
     """
 
-    images: Tensor
+    images: Rows
     labels: Tensor
+    targets: Rows | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.uint8:
@@ -58,23 +61,63 @@ class ImageTable:
                 f"expected labels of shape ({len(self.images)},) and type int64, got {tuple(self.labels.shape)} "
                 f"and {self.labels.dtype}: pass one whole number per picture"
             )
+        if self.targets is not None and not _is_target(self.targets, self.images):
+            raise InputError(
+                f"expected values ({len(self.images)}, t) in float32 or masks ({len(self.images)}, "
+                f"{self.images.shape[2]}, {self.images.shape[3]}) in uint8, got {tuple(self.targets.shape)} in "
+                f"{self.targets.dtype}: pass one target per picture"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: Tensor) -> ImageTable:
-        """The pictures at these indices, ``(m,)`` int64, as a copy."""
-        return ImageTable(self.images[indices], self.labels[indices])
+        """The pictures at these indices, ``(m,)`` int64: a copy of those in memory, a selection of those in a file."""
+        targets = None if self.targets is None else take_rows(self.targets, indices)
+        return ImageTable(take_rows(self.images, indices), self.labels[indices], targets)
+
+
+def join_tables(tables: Sequence[ImageTable]) -> ImageTable:
+    """The pictures of several tables of one source, one after the other.
+
+    Example:
+        >>> table = ImageTable(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
+        >>> len(join_tables([table, table]))
+        8
+    """
+    targets = [table.targets for table in tables if table.targets is not None]
+    return ImageTable(
+        join_rows([table.images for table in tables]),
+        torch.cat([table.labels for table in tables]),
+        join_rows(targets) if targets else None,
+    )
+
+
+def _is_target(targets: Rows, images: Rows) -> bool:
+    if targets.dtype == torch.float32:
+        return targets.ndim == 2 and len(targets) == len(images)
+    return targets.dtype == torch.uint8 and tuple(targets.shape) == (len(images), *images.shape[2:])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """A data set as it was read: one table, or a train and a test table. Build it with `make_source`."""
+    """A data set as it was read: one table, or a train and a test table. Build it with `make_source`.
+
+    Args:
+        name: shown in records.
+        train: the pictures to split.
+        test: a test table of the source's own.
+        class_names: of the labels.
+        edges: between the groups that pictures with values are stratified by.
+        skipped: pictures that did not decode and were left out, because that was asked for.
+    """
 
     name: str
     train: ImageTable
     test: ImageTable | None
     class_names: tuple[str, ...]
+    edges: tuple[float, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -89,7 +132,12 @@ class Source:
 
 
 def make_source(
-    name: str, train: ImageTable, test: ImageTable | None = None, class_names: Sequence[str] | None = None
+    name: str,
+    train: ImageTable,
+    test: ImageTable | None = None,
+    class_names: Sequence[str] | None = None,
+    *,
+    skipped: Sequence[str] = (),
 ) -> Source:
     """A source whose tables keep what the rest of the package relies on.
 
@@ -98,6 +146,7 @@ def make_source(
         train: the pictures to split.
         test: a test table of the source's own.
         class_names: one per label; the label's number without.
+        skipped: names of pictures that were left out.
 
     Raises:
         InputError: no pictures, labels with a hole, too few classes or pictures of a class, or tables that differ.
@@ -108,16 +157,21 @@ def make_source(
         ('0', '1')
     """
     names = check_labels(train.labels, class_names)
+    check_shapes(name, train, test)
+    if test is not None:
+        _check_test_labels(test.labels, names)
+    return Source(name, train, test, names, skipped=tuple(skipped))
+
+
+def check_shapes(name: str, train: ImageTable, test: ImageTable | None) -> None:
+    """Raise `InputError` unless both tables hold pictures of one shape."""
     if min(train.images.shape[1:]) < 1:
         raise InputError(f"expected pictures with pixels in '{name}', got shape {tuple(train.images.shape[1:])}")
-    if test is not None:
-        if test.images.shape[1:] != train.images.shape[1:]:
-            raise InputError(
-                f"expected test pictures of shape {tuple(train.images.shape[1:])} as in the train table of '{name}', "
-                f"got {tuple(test.images.shape[1:])}: resize or convert one of the two"
-            )
-        _check_test_labels(test.labels, names)
-    return Source(name, train, test, names)
+    if test is not None and test.images.shape[1:] != train.images.shape[1:]:
+        raise InputError(
+            f"expected test pictures of shape {tuple(train.images.shape[1:])} as in the train table of '{name}', "
+            f"got {tuple(test.images.shape[1:])}: resize or convert one of the two"
+        )
 
 
 def check_labels(labels: Tensor, class_names: Sequence[str] | None = None) -> tuple[str, ...]:

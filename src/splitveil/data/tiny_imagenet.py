@@ -15,8 +15,11 @@ from typing import BinaryIO
 
 import torch
 
-from splitveil.data.images import Picture, stack_pictures
-from splitveil.data.tables import ImageTable, Progress, Source, existing_path, make_source
+from splitveil.data.cache import fingerprint
+from splitveil.data.gathering import gather_pictures
+from splitveil.data.images import Picture
+from splitveil.data.reading import PLAIN, Reading
+from splitveil.data.tables import Source, existing_path, make_source
 from splitveil.errors import InputError, MissingDataError
 
 __all__ = ["load_tiny_imagenet", "tiny_imagenet_layout"]
@@ -29,12 +32,12 @@ def tiny_imagenet_layout(path: Path) -> bool:
     return (path / "wnids.txt").is_file() and (path / "val" / "val_annotations.txt").is_file()
 
 
-def load_tiny_imagenet(path: Path | None, *, progress: Progress | None = None) -> Source:
+def load_tiny_imagenet(path: Path | None, *, reading: Reading = PLAIN) -> Source:
     """A folder of TinyImageNet as a source; classes are those of ``wnids.txt`` that have pictures, by their words.
 
     Args:
         path: the folder that holds ``wnids.txt``.
-        progress: told (pictures decoded, total).
+        reading: how.
 
     Raises:
         MissingDataError: a part of the layout is missing.
@@ -52,15 +55,12 @@ def load_tiny_imagenet(path: Path | None, *, progress: Progress | None = None) -
         raise MissingDataError(f"expected pictures in '{root / 'train'}', got none: unpack tiny-imagenet-200.zip anew")
     test = _annotated(root, places)
     pictures: list[Picture] = [(f"'{file}'", partial(_open, file)) for file, _ in (*learn, *test)]
-    images = stack_pictures(pictures, len(pictures), progress)
-    labels = torch.tensor([label for _, label in (*learn, *test)])
-    count = len(learn)
-    return make_source(
-        root.resolve().name,
-        ImageTable(images[:count], labels[:count]),
-        ImageTable(images[count:], labels[count:]) if test else None,
-        _words(root / "words.txt", classes),
+    gathered = gather_pictures(
+        pictures, len(pictures), reading, lambda: fingerprint(file for file, _ in (*learn, *test))
     )
+    table, test_table = gathered.tables(torch.tensor([label for _, label in (*learn, *test)]), len(learn))
+    names = _words(root / "words.txt", classes)
+    return make_source(root.resolve().name, table, test_table, names, skipped=gathered.skipped)
 
 
 def _open(file: Path) -> BinaryIO:

@@ -16,10 +16,11 @@ from splitveil.attacks.inverters import FittedInverter
 from splitveil.attacks.storage import save_inverter
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.contracts import Attack, Inverter
+from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
 from splitveil.errors import SpecError
 from splitveil.experiments.auxiliary import auxiliary_pictures
-from splitveil.experiments.building import build_run
+from splitveil.experiments.building import build_run, count_groups
 from splitveil.experiments.environment import pick_device
 from splitveil.experiments.storage import load_weights
 from splitveil.experiments.target import SHOWN, Target, judge_all, summarise
@@ -43,7 +44,7 @@ def load_model(
     record: RunRecord, data: LoadedData, *, device: torch.device | str = "cpu", trusted: str | None = None
 ) -> SplitModel:
     """The trained split model of a run, in evaluation mode."""
-    model, _, _ = build_run(record.spec, data.source.classes, trusted)
+    model, _, _ = build_run(record.spec, count_groups(record.spec, data.source.classes), trusted)
     load_weights(model, record.path).to(device).to(memory_format=torch.channels_last)
     return model
 
@@ -100,10 +101,10 @@ def run_target(
     model = load_model(record, data, device=chosen, trusted=trusted)
     return Target(
         ModelSubject(model),
-        test=Pictures(data.splits.test, chosen),
+        test=hold(data.splits.test, chosen),
         auxiliary=auxiliary_pictures(data.splits, chosen, Rng(seed).child("auxiliary")),
         seed=seed,
-        traffic=Pictures(data.splits.train.take(torch.arange(min(_TRAFFIC, len(data.splits.train)))), chosen),
+        traffic=hold(data.splits.train.take(torch.arange(min(_TRAFFIC, len(data.splits.train)))), chosen),
     )
 
 

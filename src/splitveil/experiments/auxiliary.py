@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
 from splitveil.data.shift import corrupt, hold_out_classes, resize_like
 from splitveil.data.sources import guess_source, load_source
@@ -37,9 +38,9 @@ def auxiliary_pictures(
         if threat.auxiliary == "none":
             return None
         if threat.auxiliary == "train":
-            return Pictures(splits.train, device)
+            return hold(splits.train, device)
         table = splits.aux if threat.auxiliary == "same" else _shifted(splits.aux, threat.shift or SHIFTS[0], rng)
-        return Pictures(table, device)
+        return hold(table, device)
 
     return choose
 

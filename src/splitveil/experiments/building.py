@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from splitveil.contracts import Weighted
+from splitveil.contracts import Task, Weighted
+from splitveil.data.rows import channel_statistics
 from splitveil.data.splits import Splits
 from splitveil.data.tables import Source
 from splitveil.defenses import Defense, load_defense
@@ -20,12 +21,14 @@ from splitveil.registry import MODELS, build, load_attribute
 from splitveil.rng import Rng
 from splitveil.specs import ModelSpec, RunSpec
 from splitveil.split_model import SplitModel
+from splitveil.training.tasks import Classification, make_task
 
 __all__ = [
     "BuiltRun",
     "build_parts",
     "build_protected",
     "build_run",
+    "count_groups",
     "check_fit",
     "complete_kwargs",
     "factory_target",
@@ -65,25 +68,30 @@ def trusted_factory(model: ModelSpec, trusted: str | None) -> Any:
     return load_attribute(target)
 
 
-def complete_kwargs(model: ModelSpec, source: Source, splits: Splits, trusted: str | None = None) -> ModelSpec:
+def complete_kwargs(
+    model: ModelSpec, source: Source, splits: Splits, trusted: str | None = None, outputs: int | None = None
+) -> ModelSpec:
     """Fill in what the data decides: classes, picture shape, channel means and standard deviations of the train split.
 
-    Only what the factory names and the spec leaves open is filled in.
+    Only what the factory names and the spec leaves open is filled in. `outputs` stands for the classes of tasks other
+    than classification; without it, classes stay open.
 
     Raises:
         SpecError: see `trusted_factory`.
     """
     if model.factory is None:
         return model
-    images = splits.train.images.float().div(255.0)
+    mean, std = channel_statistics(splits.train.images)
     known = inspect.signature(trusted_factory(model, trusted)).parameters
     facts: dict[str, Any] = {
-        "classes": source.classes,
+        "classes": outputs,
         "input_shape": list(source.input_shape),
-        "mean": [round(value, 6) for value in images.mean((0, 2, 3)).tolist()],
-        "std": [round(max(value, 1e-3), 6) for value in images.std((0, 2, 3)).tolist()],
+        "mean": [round(value, 6) for value in mean],
+        "std": [round(max(value, 1e-3), 6) for value in std],
     }
-    open_facts = {key: value for key, value in facts.items() if key in known and key not in model.kwargs}
+    open_facts = {
+        key: value for key, value in facts.items() if key in known and key not in model.kwargs and value is not None
+    }
     return ModelSpec(factory=model.factory, kwargs={**model.kwargs, **open_facts})
 
 
@@ -117,19 +125,26 @@ def build_protected(
     return model.with_mechanism(mechanism, defense.codec), penalties
 
 
-def build_run(spec: RunSpec, classes: int, trusted: str | None = None) -> BuiltRun:
-    """Everything that a run trains, untrained."""
+def build_run(spec: RunSpec, classes: int, trusted: str | None = None, parts: SplitParts | None = None) -> BuiltRun:
+    """Everything that a run trains: untrained, or from the parts of a trained model."""
     defense = load_defense(spec.defense.name, spec.defense.params)
     rng = Rng(spec.seed)
-    parts = build_parts(spec.model, rng.child("init"), trusted)
+    if parts is None:
+        parts = build_parts(spec.model, rng.child("init"), trusted)
     return *build_protected(parts, defense, classes, rng), defense
 
 
-def check_fit(model: SplitModel, source: Source) -> None:
+def count_groups(spec: RunSpec, classes: int) -> int:
+    """Of how many groups penalties are told, in a run whose spec is complete and whose data has so many classes."""
+    return make_task(spec.learns).count_groups(classes)
+
+
+def check_fit(model: SplitModel, source: Source, task: Task | None = None) -> None:
     """Pass two blank pictures through a model, so that one that does not fit the data fails before it is trained.
 
     Raises:
-        SpecError: the model is for pictures of another shape, or its output has too few classes.
+        SpecError: the model is for pictures of another shape, or its output does not fit the task; classification by
+            default.
     """
     if tuple(model.input_shape) != source.input_shape:
         raise SpecError(
@@ -146,9 +161,4 @@ def check_fit(model: SplitModel, source: Source) -> None:
         raise SpecError(
             f"the model cannot take pictures of shape {source.input_shape}: {reason}; make its parts fit"
         ) from error
-    if len(shape) != 2 or shape[1] < source.classes:
-        got = ", ".join(str(side) for side in shape[1:])
-        raise SpecError(
-            f"expected a model with output (n, {source.classes}), one score per class, got (n, {got}): "
-            "leave its classes out, the pictures decide them"
-        )
+    (task or Classification()).check_output(shape, source.classes)

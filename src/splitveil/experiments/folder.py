@@ -46,12 +46,17 @@ def claim(out: Path, spec: RunSpec) -> RunRecord:
     check_folder(out)
     record = RunRecord(out)
     if (out / "spec.json").is_file():
-        if record.spec != spec:
+        if _settled(record.spec) != _settled(spec):
             changed = ", ".join(_differences(record.spec.model_dump(mode="json"), spec.model_dump(mode="json")))
             raise OutputError(f"'{out}' holds a run of another spec (different: {changed}): choose another --out")
         return record
     record.write("spec.json", spec)
     return record
+
+
+def _settled(spec: RunSpec) -> RunSpec:
+    """Without what changes no number: a run may go on streaming, or cease to."""
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"stream": None})})
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

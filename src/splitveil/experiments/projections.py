@@ -73,7 +73,8 @@ def project_features(model: SplitModel, pictures: Pictures, rng: Rng) -> dict[st
         ``labels (n,)``, ``before (n, 2)``, ``after (n, 2)``, ``before_shares (2,)`` and ``after_shares (2,)`` of the
         variance, ``same_axes (1,)``.
     """
-    x, labels = pictures.get(torch.arange(min(_PICTURES, len(pictures))))
+    x, _ = pictures.get(torch.arange(min(_PICTURES, len(pictures))))
+    labels = pictures.labels[: len(x)]
     with evaluating(model), torch.no_grad():
         z = model.features(x)[0].flatten(1).cpu()
     r = model.release(x, noise=SeededNoise(rng)).flatten(1).cpu()

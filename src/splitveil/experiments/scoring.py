@@ -109,6 +109,6 @@ def score_model(model: SplitModel, task: Task, pictures: Pictures, rng: Rng) -> 
     scores, start = [], 0
     for x, y in pictures.batches(_BATCH):
         r = model.release(x, noise=SeededNoise(rng, start))
-        scores.append(task.score(model.predict(r), y).cpu())
+        scores.append(task.score(model.predict(r), task.target(x, y)).cpu())
         start += len(x)
     return torch.cat(scores)

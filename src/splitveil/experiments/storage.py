@@ -7,13 +7,15 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from splitveil.errors import InputError, MissingDataError
 from splitveil.files import write_text, write_with
 from splitveil.nets.surgery import apply_edits, describe_edits, edits_from_json, edits_to_json
+from splitveil.records import PREDICTIONS
 from splitveil.split_model import SplitModel
 
-__all__ = ["load_weights", "save_model"]
+__all__ = ["load_weights", "save_model", "task_scores"]
 
 
 def save_model(model: SplitModel, built: SplitModel, folder: Path) -> None:
@@ -27,6 +29,21 @@ def save_model(model: SplitModel, built: SplitModel, folder: Path) -> None:
     write_text(folder / "architecture.json", edits_to_json(describe_edits(built, model)) + "\n")
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     write_with(folder / "weights.safetensors", lambda temporary: save_file(tensors, temporary))
+
+
+def task_scores(folder: Path) -> Tensor:
+    """The task's score of every test picture of a run, ``(n,)``.
+
+    Raises:
+        InputError: the file holds neither accuracy nor the score of another task.
+    """
+    held = load_file(folder / PREDICTIONS)
+    found = held.get("accuracy", held.get("score"))
+    if found is None:
+        raise InputError(
+            f"expected scores in '{folder / PREDICTIONS}', got {', '.join(held) or 'nothing'}: train again"
+        )
+    return found
 
 
 def load_weights(built: SplitModel, folder: Path) -> SplitModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import json
 import time
 from dataclasses import dataclass
 from hashlib import sha256
@@ -12,17 +12,21 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from splitveil.data.loader import Pictures
+from splitveil.contracts import Task
+from splitveil.data.holding import hold
+from splitveil.data.loader import Pictures, Sampling
+from splitveil.data.reading import Reading
 from splitveil.data.sources import load_source
 from splitveil.data.splits import Splits, make_splits
-from splitveil.data.tables import Source
+from splitveil.data.tables import ImageTable, Source
 from splitveil.errors import InputError
-from splitveil.experiments.building import BuiltRun, build_run, check_fit, complete_kwargs
+from splitveil.experiments.completing import Prepared, complete, original_of, prepare
 from splitveil.experiments.devices import Accelerator, check_devices, spread
 from splitveil.experiments.environment import describe_environment, pick_device
 from splitveil.experiments.folder import EventLog, check_apart, check_folder, claim
 from splitveil.experiments.projections import project_features
 from splitveil.experiments.scoring import as_result, score_model
+from splitveil.experiments.starting import mean_score
 from splitveil.experiments.storage import save_model
 from splitveil.files import write_with
 from splitveil.metrics.cost import count_multiply_adds, count_parameters
@@ -30,7 +34,7 @@ from splitveil.metrics.payload import payload_bytes
 from splitveil.metrics.summary import summarize
 from splitveil.modes import evaluating
 from splitveil.noise import SeededNoise
-from splitveil.records import PREDICTIONS, PROJECTIONS, Evaluation, RunRecord
+from splitveil.records import PREDICTIONS, PROJECTIONS, Evaluation, RunRecord, ScoreResult
 from splitveil.rng import Rng
 from splitveil.specs import DataSpec, RunSpec
 from splitveil.split_model import SplitModel
@@ -38,7 +42,6 @@ from splitveil.training.checkpoint import CheckpointStore
 from splitveil.training.loop import Trainer
 from splitveil.training.observer import Observer
 from splitveil.training.ranks import Ranks
-from splitveil.training.tasks import Classification
 
 __all__ = ["LoadedData", "load_data_spec", "train_run"]
 
@@ -63,7 +66,7 @@ def load_data_spec(spec: DataSpec, observer: Observer | None = None, source: Sou
         InputError: the pictures are not those the digest was taken from.
     """
     if source is None:
-        source = load_source(spec.source, Path(spec.path) if spec.path else None, _progress(observer))
+        source = load_source(spec.source, Path(spec.path) if spec.path else None, _reading(spec, observer))
     splits = make_splits(
         source,
         val_share=spec.val_share,
@@ -80,8 +83,9 @@ def load_data_spec(spec: DataSpec, observer: Observer | None = None, source: Sou
     return LoadedData(source, splits)
 
 
-def _progress(observer: Observer | None) -> _DecodeProgress | None:
-    return _DecodeProgress(observer) if observer is not None else None
+def _reading(spec: DataSpec, observer: Observer | None) -> Reading:
+    progress = _DecodeProgress(observer) if observer is not None else None
+    return Reading(progress, spec.stream, spec.skip_corrupt, spec.size)
 
 
 class _DecodeProgress:
@@ -137,16 +141,15 @@ def train_run(
     check_folder(out)
     check_apart(out, spec.data)
     data = data or load_data_spec(spec.data, listener)
-    spec = _complete(spec, data, trusted)
-    built = build_run(spec, data.source.classes, trusted)
-    check_fit(built[0], data.source)
+    spec, original = complete(spec, data.source, data.splits, trusted)
+    prepared = prepare(spec, data.source, original, trusted)
     record = claim(out, spec)
     if record.finished:
         return record
     record.write("env.json", {**describe_environment(target), "processes": devices})
     job = _Job(spec, out, data, trusted, checkpoint_interval_s)
     if devices == 1:
-        _train(Ranks(), target, listener, job, built)
+        _train(Ranks(), target, listener, job, prepared)
     else:
         spread(_train, [job], devices=devices, accelerator=accelerator, observer=listener)
     return record
@@ -163,64 +166,76 @@ class _Job:
     checkpoint_interval_s: float
 
 
-def _train(ranks: Ranks, device: torch.device, listener: Observer, job: _Job, run: BuiltRun | None = None) -> None:
+def _train(ranks: Ranks, device: torch.device, listener: Observer, job: _Job, run: Prepared | None = None) -> None:
     """Train a claimed run, in this process with the others; the first one writes what comes of it."""
-    spec, out, data, task, record = job.spec, job.out, job.data, Classification(), RunRecord(job.out)
-    model, penalties, defense = build_run(spec, data.source.classes, job.trusted) if run is None else run
-    built = copy.deepcopy(model)
+    spec, splits = job.spec, job.data.splits
+    if run is None:
+        run = prepare(spec, job.data.source, original_of(spec, job.data.source, job.trusted), job.trusted)
     store = CheckpointStore(
-        out / "state" / "checkpoint.safetensors",
-        sha256(spec.model_dump_json().encode()).hexdigest(),
+        job.out / "state" / "checkpoint.safetensors",
+        sha256(json.dumps(spec.identity(), sort_keys=True).encode()).hexdigest(),
         job.checkpoint_interval_s,
     )
     started = time.monotonic()
-    model.to(device).to(memory_format=torch.channels_last)  # a third less time per step, on CPUs too
+    run.task.to(device)
+    run.model.to(device).to(memory_format=torch.channels_last)  # a third less time per step, on CPUs too
+    val = _lessons(splits.val, device)
     trainer = Trainer(
-        model,
-        task,
-        penalties,
-        defense.stages(),
+        run.model,
+        run.task,
+        run.penalties,
+        run.stages,
         spec.training,
-        train=Pictures(data.splits.train, device),
-        val=Pictures(data.splits.val, device),
-        classes=data.source.classes,
+        train=_lessons(splits.train, device, spec.training.sampling),
+        val=val,
+        classes=run.groups,
         rng=Rng(spec.seed).child("train"),
-        observer=EventLog(record, listener),
+        observer=EventLog(RunRecord(job.out), listener),
         store=store,
+        reference=_reference(run, val, ranks),
         ranks=ranks,
     )
     trainer.run()
     if ranks.leads:
-        save_model(model, built, out)
-        _score(model, job, device, time.monotonic() - started)
+        save_model(run.model, run.built, job.out)
+        _score(run, job, device, time.monotonic() - started)
         store.remove()
 
 
-def _score(model: SplitModel, job: _Job, device: torch.device, elapsed_s: float) -> None:
-    """Write predictions and evaluation."""
-    spec, data, task, record = job.spec, job.data, Classification(), RunRecord(job.out)
-    test, key = Pictures(data.splits.test, device), Rng(spec.seed).child("evaluate")
-    scores = score_model(model, task, test, key.child("noise"))
-    write_with(job.out / PREDICTIONS, lambda temporary: save_file({"accuracy": scores.float().contiguous()}, temporary))
-    points = project_features(model, test, key.child("projection"))
+def _score(run: Prepared, job: _Job, device: torch.device, elapsed_s: float) -> None:
+    """Write predictions, points to look at, and evaluation."""
+    test, key = _lessons(job.data.splits.test, device), Rng(job.spec.seed).child("evaluate")
+    scores = score_model(run.model, run.task, test, key.child("noise")).float().contiguous()
+    name = "accuracy" if run.task.score_name == "accuracy" else "score"
+    write_with(job.out / PREDICTIONS, lambda temporary: save_file({name: scores}, temporary))
+    points = project_features(run.model, test, key.child("projection"))
     write_with(job.out / PROJECTIONS, lambda temporary: save_file(points, temporary))
-    record.write("evaluation.json", _evaluate(model, scores, data, spec, elapsed_s))
+    found = _evaluate(run.model, run.task, scores, job.data, job.spec, elapsed_s)
+    RunRecord(job.out).write("evaluation.json", found)
 
 
-def _complete(spec: RunSpec, data: LoadedData, trusted: str | None) -> RunSpec:
-    return spec.model_copy(
-        update={
-            "data": spec.data.model_copy(update={"digest": data.splits.digest}),
-            "model": complete_kwargs(spec.model, data.source, data.splits, trusted),
-        }
-    )
+def _lessons(table: ImageTable, device: torch.device, sampling: Sampling = "uniform") -> Pictures:
+    """Pictures with what the task is to learn of each."""
+    return hold(table, device, targets=table.targets, sampling=sampling)
 
 
-def _evaluate(model: SplitModel, scores: Tensor, data: LoadedData, spec: RunSpec, elapsed_s: float) -> Evaluation:
+def _reference(run: Prepared, val: Pictures, ranks: Ranks) -> float | None:
+    """The validation score of the model that a run starts from, where a budget counts from it; alike everywhere."""
+    if run.original is None or all(stage.budget is None for stage in run.stages):
+        return None
+    own = mean_score(run.original.told.to(val.device), run.task, val) if ranks.leads else 0.0
+    return float(ranks.total(torch.tensor(own, dtype=torch.float64, device=val.device)))
+
+
+def _evaluate(
+    model: SplitModel, task: Task, scores: Tensor, data: LoadedData, spec: RunSpec, elapsed_s: float
+) -> Evaluation:
     rng = Rng(spec.seed).child("evaluate")
-    summary = summarize(scores, rng=rng.child("bootstrap"), safer="higher")
+    found = as_result(summarize(scores, rng=rng.child("bootstrap"), safer="higher"), unit="", safer="higher")
+    classifies = task.score_name == "accuracy"
     return Evaluation(
-        accuracy=as_result(summary, unit="", safer="higher"),
+        accuracy=found if classifies else None,
+        score=None if classifies else ScoreResult(name=task.score_name, result=found),
         payload_bytes=payload_bytes(model.codec, model.release_spec),
         edge_parameters=count_parameters(model.head, model.mechanism, model.finish),
         cloud_parameters=count_parameters(model.tail),

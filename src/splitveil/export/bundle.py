@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from splitveil.codecs import Float32Codec, QuantisedCodec
+from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
 from splitveil.errors import CheckFailedError, SpecError, UnknownNameError, UsageError
 from splitveil.experiments.attacking import load_model
@@ -82,7 +83,7 @@ def export(
         observer: hears of progress.
 
     Raises:
-        SpecError: the run has not finished, or its certificates are violated.
+        SpecError: the run has not finished, its task is no classification, or its certificates are violated.
         OutputError: `out` holds something.
         CheckFailedError: fp32 graphs that are not the model; nothing is written.
         MissingExtraError: onnx, onnxscript, onnxruntime or, with a key, cryptography is not installed.
@@ -92,6 +93,11 @@ def export(
         raise UnknownNameError("precision", precision, PRECISIONS)
     if not record.finished:
         raise SpecError(f"expected a finished run in '{record.path}', got one in training: finish it first")
+    if record.evaluation is not None and record.evaluation.accuracy is None:
+        raise SpecError(
+            f"expected a run that classifies, got task '{record.spec.learns.name}' in '{record.path}': a passport "
+            "tells the accuracy of its graphs, and knows no other score yet"
+        )
     check_new_folder(Path(out))
     private = key if isinstance(key, bytes) or key is None else read_key_file(Path(key))
     facts = {
@@ -130,7 +136,7 @@ def _fill(
     export_edge(model, folder / EDGE)
     export_cloud(model, folder / CLOUD)
     export_finish(model, folder / FINISH)
-    edge, cloud = _calibration(model, Pictures(data.splits.train))
+    edge, cloud = _calibration(model, hold(data.splits.train))
     lower_precision(folder / EDGE, precision, [spec.name for spec in model.noise_specs], edge)
     lower_precision(folder / CLOUD, precision, None, cloud)
     values = [batch["r"] for batch in cloud]
@@ -141,7 +147,7 @@ def _fill(
         "release_range": release_range(min(float(r.min()) for r in values), max(float(r.max()) for r in values)),
     }
     draft = parse_passport(dump_json({**facts, "parity": {}}))
-    measured = measure(model, folder, draft, Pictures(data.splits.test), rng, observer)
+    measured = measure(model, folder, draft, hold(data.splits.test), rng, observer)
     _check(measured, draft, precision)
     body = dump_json({**facts, "parity": measured.to_json()})
     passport = parse_passport(body)
@@ -159,7 +165,7 @@ def _framed(model: SplitModel, data: LoadedData, bits: int | None) -> SplitModel
         raise UsageError("expected a run that sends float32 beside --wire-bits, got one that quantises: leave it out")
     limits = model.release_spec.range
     if limits is None:
-        _, cloud = _calibration(model, Pictures(data.splits.train))
+        _, cloud = _calibration(model, hold(data.splits.train))
         limits = min(float(batch["r"].min()) for batch in cloud), max(float(batch["r"].max()) for batch in cloud)
     return model.with_mechanism(model.mechanism, QuantisedCodec(bits, *limits)).eval()
 

@@ -22,7 +22,8 @@ from splitveil.attacks.storage import load_inverter
 from splitveil.bounds import capacity_box
 from splitveil.certificates.channel import Channel
 from splitveil.combining import combination_name
-from splitveil.data.loader import Pictures
+from splitveil.data.holding import hold
+from splitveil.data.rows import look_up
 from splitveil.errors import InputError, MissingDataError, SpecError
 from splitveil.experiments.attacking import load_model
 from splitveil.experiments.training import LoadedData, load_data_spec
@@ -190,7 +191,7 @@ def _beside(plain: RunRecord, model: SplitModel, folder: Path) -> dict[str, Any]
 def _certificate(model: SplitModel, data: LoadedData) -> dict[str, Any] | None:
     """Nats that one release can tell at most, by how much its noise is scaled; None where no capacity is certified."""
     specs = model.noise_specs
-    channel = Channel.of(model, Pictures(data.splits.test))
+    channel = Channel.of(model, hold(data.splits.test))
     if channel is None or channel.std is None or channel.width is None or channel.ball is not None or len(specs) != 1:
         return None
     stds, width = [float(std) for std in channel.std], channel.width
@@ -207,7 +208,7 @@ def _samples(data: LoadedData) -> list[dict[str, str]]:
     labels = table.labels.tolist()
     first = {label: labels.index(label) for label in sorted(set(labels))}
     found = list(first.items())[:_SAMPLES]
-    pixels = table.take(torch.tensor([place for _, place in found])).images
+    pixels = look_up(table.images, torch.tensor([place for _, place in found]))
     return [{"label": names[label], "png": _png(picture)} for (label, _), picture in zip(found, pixels, strict=True)]
 
 

@@ -16,7 +16,7 @@ import torch
 
 from splitveil.attacks.metadata import NOISE_KEY
 from splitveil.codecs import QuantisedCodec
-from splitveil.data.loader import Pictures
+from splitveil.data.holding import hold
 from splitveil.errors import CheckFailedError, SplitveilError
 from splitveil.experiments.attacking import load_model
 from splitveil.experiments.training import load_data_spec
@@ -173,7 +173,7 @@ def _parity(passport: Passport, bundle: Path, run: RunRecord, trusted: str | Non
         )
     data = load_data_spec(run.spec.data)
     model = _like_passport(load_model(run, data, trusted=trusted).to(memory_format=torch.contiguous_format), passport)
-    test = Pictures(data.splits.test)
+    test = hold(data.splits.test)
     few = test.take(torch.arange(min(pictures, len(test))))
     measured = measure(model, bundle, passport, few, evaluation_rng(run))
     _hold(measured, passport)

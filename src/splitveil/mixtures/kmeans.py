@@ -104,7 +104,10 @@ def require_classes(count: Tensor) -> None:
     """Raise `InputError` where a class has no sample, ``count (k,)``."""
     missing = torch.nonzero(count == 0).flatten().tolist()
     if missing:
-        raise InputError(f"expected samples of all {len(count)} classes for the mixture, got none of {missing[:5]}")
+        raise InputError(
+            f"expected samples of all {len(count)} classes for the mixture, got none of {missing[:5]}: do without "
+            "classes, by balance=unlabeled of conditional entropy"
+        )
 
 
 def fit_centroids(

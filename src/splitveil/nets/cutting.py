@@ -23,7 +23,7 @@ from splitveil.nets.graphs import trace
 from splitveil.nets.layers import Normalise, check_picture, expansion, narrow_end
 from splitveil.nets.parts import SplitParts
 
-__all__ = ["Cut", "cut_model", "list_cuts", "make_network", "split"]
+__all__ = ["Cut", "cut_model", "list_cuts", "make_network", "split", "uncut_network"]
 
 _FLOAT_BYTES = 4
 
@@ -132,6 +132,30 @@ def cut_model(
     return split(
         model, at, input_shape=input_shape, classes=classes, weights=weights, bottleneck=bottleneck, mean=mean, std=std
     )
+
+
+def uncut_network(
+    *,
+    model: str,
+    classes: int,
+    input_shape: Sequence[int] = (3, 32, 32),
+    weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> nn.Module:
+    """The network of `cut_model` before it is cut: pictures in [0, 1] to outputs.
+
+    Args:
+        model: see `split`.
+        classes: see `split`.
+        input_shape: see `split`.
+        weights: see `split`.
+        mean: see `split`.
+        std: see `split`.
+    """
+    sizes = check_picture(input_shape, 1, "one pixel")
+    network = make_network(model, classes, sizes, weights)
+    return nn.Sequential(OrderedDict(normalise=Normalise(sizes[0], mean, std), network=network))
 
 
 def list_cuts(

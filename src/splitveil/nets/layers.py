@@ -131,8 +131,8 @@ def check_picture(input_shape: Sequence[int], smallest_side: int, reason: str) -
 
 def check_choice(*, classes: int, width: float, narrow: int | None, cut: int = 1, cuts: int = 1) -> None:
     """Raise `SpecError` unless the arguments that all factories share are in range."""
-    if not isinstance(classes, int) or classes < 2:
-        raise SpecError(f"expected classes >= 2, got {classes!r}")
+    if not isinstance(classes, int) or classes < 1:  # one for a single value
+        raise SpecError(f"expected classes >= 1, the outputs of the network, got {classes!r}")
     if not (isinstance(width, (int, float)) and 0 < width <= _WIDEST):
         raise SpecError(f"expected 0 < width <= {_WIDEST:g}, got {width!r}")
     if narrow is not None and not (isinstance(narrow, int) and narrow >= 1):

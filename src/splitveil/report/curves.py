@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from splitveil.report.lineplot import DASHES, Line, line_plot
 from splitveil.report.runs import Run
-from splitveil.report.wording import scalar
+from splitveil.report.wording import scalar, score_word
 
 __all__ = ["Curve", "Legend", "attack_curves", "fact_rows", "training_curves"]
 
@@ -91,7 +91,8 @@ def _accuracy_curve(run: Run) -> Curve | None:
         return None
     said = "; ".join(f"{entry.name}: {_ends(line.values)}" for line, entry in shown)
     lines, legend = [line for line, _ in shown], [entry for _, entry in shown]
-    return Curve.drawn("Accuracy, %", lines, legend, said)
+    word = score_word([run.evaluation.utility_name] if run.evaluation else [])
+    return Curve.drawn(f"{word[:1].upper()}{word[1:]}, %", lines, legend, said)
 
 
 def _information_curve(run: Run) -> Curve | None:

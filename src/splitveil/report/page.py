@@ -25,7 +25,7 @@ from splitveil.report.runs import Run
 from splitveil.report.tables import control_names, control_rows, result_rows, threats
 from splitveil.report.validity import CONTROL_NAMES, Judgement, checks, judge
 from splitveil.report.verdict import verdict
-from splitveil.report.wording import amount, fixed, interval
+from splitveil.report.wording import amount, fixed, interval, score_word
 
 __all__ = ["context"]
 
@@ -45,9 +45,10 @@ def context(runs: Sequence[Run], title: str) -> dict[str, Any]:
     judgements = [judge(run, runs) for run in runs]
     audited, certified, checked = audits(runs), cards(runs), checks(runs)
     drawn, unread = planes(runs)
-    levels = sorted({run.evaluation.accuracy.level for run in runs if run.evaluation} or {0.95})
+    levels = sorted({run.evaluation.utility.level for run in runs if run.evaluation} or {0.95})
     return {
         "title": title,
+        "score_word": _word(runs),
         "version": __version__,
         "headline": headline(runs, judgements, audited, certified),
         "verdict": verdict(runs, judgements),
@@ -82,7 +83,7 @@ def _scatter(runs: Sequence[Run], judgements: Sequence[Judgement]) -> Markup | N
         finding, evaluation = run.worst.get("mse"), run.evaluation
         if judgement.status in ("invalid", "none") or finding is None or evaluation is None:
             continue
-        error, accuracy = finding.result, evaluation.accuracy
+        error, accuracy = finding.result, evaluation.utility
         points.append(
             Point(
                 label=run.label,
@@ -94,7 +95,7 @@ def _scatter(runs: Sequence[Run], judgements: Sequence[Judgement]) -> Markup | N
                 tip="\n".join(
                     [
                         run.label,
-                        f"accuracy {amount('accuracy', accuracy)} % ({interval('accuracy', accuracy)})",
+                        f"{_word([run])} {amount('accuracy', accuracy)} % ({interval('accuracy', accuracy)})",
                         f"MSE {amount('mse', error)} ({interval('mse', error)})",
                         f"PSNR {amount('psnr', run.worst['psnr'].result)} dB" if "psnr" in run.worst else "",
                     ]
@@ -103,14 +104,19 @@ def _scatter(runs: Sequence[Run], judgements: Sequence[Judgement]) -> Markup | N
         )
     if len(points) < 2:
         return None
-    said = "; ".join(f"{point.label}: accuracy {fixed(point.y, 1)} %, MSE {fixed(point.x, 4)}" for point in points)
+    word = _word(runs)
+    said = "; ".join(f"{point.label}: {word} {fixed(point.y, 1)} %, MSE {fixed(point.x, 4)}" for point in points)
     return scatter_plot(
         points,
         x_label="MSE of recovered pictures",
-        y_label="accuracy, %",
+        y_label=f"{word}, %",
         key="scatter",
         said=f"Scatter plot. {said}",
     )
+
+
+def _word(runs: Sequence[Run]) -> str:
+    return score_word([run.evaluation.utility_name for run in runs if run.evaluation])
 
 
 def _scale(runs: Sequence[Run]) -> str:

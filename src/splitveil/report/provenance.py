@@ -15,7 +15,7 @@ from splitveil.certificates.card import FILE as CARD_FILE
 from splitveil.certificates.card import Card
 from splitveil.registry import MODELS
 from splitveil.report.runs import Run
-from splitveil.report.wording import percent, scalar
+from splitveil.report.wording import percent, scalar, score_word
 from splitveil.threats import ThreatModel
 
 __all__ = ["Provenance", "provenance", "report_command"]
@@ -40,8 +40,8 @@ def provenance(run: Run) -> Provenance:
     training = run.spec.training
     rows = [("run", run.record.name), ("recipe", f"{training.epochs} epochs, seed {run.spec.seed}")]
     if run.evaluation:
-        accuracy = percent(run.evaluation.accuracy.mean)
-        rows.append(("accuracy", f"{accuracy} % of {scalar(run.evaluation.accuracy.n)} test pictures"))
+        utility, word = run.evaluation.utility, score_word([run.evaluation.utility_name])
+        rows.append((word, f"{percent(utility.mean)} % of {scalar(utility.n)} test pictures"))
     return Provenance(
         label=run.label,
         colour=run.colour,

@@ -8,11 +8,12 @@ from typing import Any
 
 from splitveil.records import MetricResult
 
-__all__ = ["DASH", "INVALID", "amount", "fixed", "interval", "joined", "percent", "scalar", "size_bytes"]
+__all__ = ["DASH", "INVALID", "amount", "fixed", "interval", "joined", "percent", "scalar", "score_word", "size_bytes"]
 
 DASH = "\N{EN DASH}"
 INVALID = "INVALID"
 _DIGITS = {"mse": 4, "psnr": 1, "ssim": 2, "accuracy": 1}
+_SCORES = {"1-nmae": "1 less the error's share of the range", "mean-iou": "mean IoU"}
 _MINUS = "\N{MINUS SIGN}"
 _THIN = "\N{NARROW NO-BREAK SPACE}"
 
@@ -47,6 +48,17 @@ def interval(name: str, result: MetricResult | None) -> str:
 
 def _number(name: str, value: float) -> str:
     return percent(value) if name == "accuracy" else fixed(value, _DIGITS.get(name, 3))
+
+
+def score_word(names: Sequence[str]) -> str:
+    """What to call the score of tasks, of one or of several kinds; in percent, it is ``accuracy`` where they classify.
+
+    Example:
+        >>> score_word(["mean-iou", "mean-iou"]), score_word(["accuracy", "mean-iou"]), score_word([])
+        ('mean IoU', 'task score', 'accuracy')
+    """
+    found = set(names) or {"accuracy"}
+    return "task score" if len(found) > 1 else _SCORES.get(*found, *found)
 
 
 def size_bytes(count: int | None) -> str:

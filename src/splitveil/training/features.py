@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor
 
-from splitveil.contracts import FeatureBatch, GaussianChannel
+from splitveil.contracts import FeatureBatch, GaussianChannel, Task
 from splitveil.data.loader import Pictures
 from splitveil.modes import evaluating
 from splitveil.rng import Rng
 from splitveil.split_model import SplitModel
 from splitveil.training.ranks import Ranks, Share
+from splitveil.training.tasks import Classification
 
 __all__ = ["TrainingFeatures"]
 
@@ -30,6 +32,7 @@ class TrainingFeatures:
         classes: k.
         rng: key of the order and of the augmentation; the same key gives the same features.
         change: augmentation of a batch.
+        task: tells the class of each picture from its target.
         ranks: each of them computes every w-th chunk, and all of them see all.
     """
 
@@ -38,6 +41,7 @@ class TrainingFeatures:
     classes: int
     rng: Rng
     change: Callable[[Tensor, torch.Generator], Tensor]
+    task: Task = field(default_factory=Classification)
     ranks: Ranks = field(default_factory=Ranks)
 
     @property
@@ -49,14 +53,11 @@ class TrainingFeatures:
         """Chunks in a shuffled order, every class early."""
         order = self.pictures.order(self.rng.child("order"))
         generator = self.rng.child("augment").generator()
-        for places in torch.split(order, _CHUNK * self.ranks.world_size):
-            chunks = [self._pictures(part, generator) for part in torch.split(places, _CHUNK)]
+        read = self.pictures.follow(torch.split(order, _CHUNK))
+        while dealt := list(islice(read, self.ranks.world_size)):
+            chunks = [(self.change(x, generator), y) for x, y in dealt]
             for (x, y), z in zip(chunks, self._features([x for x, _ in chunks]), strict=True):
-                yield FeatureBatch(z, y, self._channel(z), x)
-
-    def _pictures(self, places: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        x, y = self.pictures.get(places)
-        return self.change(x, generator), y
+                yield FeatureBatch(z, self.task.groups(self.task.target(x, y)), self._channel(z), x)
 
     def _features(self, chunks: list[Tensor]) -> tuple[Tensor, ...]:
         """z of each chunk, one per process at the most."""

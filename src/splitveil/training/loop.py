@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from splitveil.contracts import Comm, Stage, Task, TrainState, Weighted
-from splitveil.data.augment import augment
+from splitveil.data.augment import augment, augment_masks
 from splitveil.data.loader import Pictures, steps
 from splitveil.errors import SpecError, TrainingError
 from splitveil.nets.surgery import apply_edits, describe_edits, edits_from_json, edits_to_json
@@ -62,6 +62,8 @@ class Trainer:
         rng: key of everything random.
         observer: hears of steps and events.
         store: where to keep checkpoints, or None.
+        reference: the score that budgets count from, of the model that training starts from; None for that of the
+            stage before.
         ranks: the processes that train together, each with a model, pictures and penalties like those of the others;
             the first one alone is heard and writes.
     """
@@ -80,6 +82,7 @@ class Trainer:
         rng: Rng,
         observer: Observer | None = None,
         store: CheckpointStore | None = None,
+        reference: float | None = None,
         ranks: Ranks | None = None,
     ) -> None:
         self.model, self.task, self.penalties, self.stages = model, task, tuple(penalties), tuple(stages)
@@ -95,6 +98,7 @@ class Trainer:
         self.place = Place()
         self.totals = Totals()
         self._blueprint = copy.deepcopy(model) if any(stage.before for stage in stages) else None
+        self._reference = reference
         self._best: dict[str, Tensor] = {}
 
     def run(self) -> None:
@@ -165,7 +169,8 @@ class Trainer:
         self.place.validations = []
         if stage.budget is not None and self.place.best is not None:
             self.model.load_state_dict(self._best)
-            self.place.reference = self.place.best["val_accuracy"]
+            own: float = self.place.best["val_accuracy"]
+            self.place.reference = own if self._reference is None else self._reference
         else:
             self.place.best, self.place.reference = None, None
         if stage.before is not None:
@@ -213,6 +218,21 @@ class Trainer:
             total=total,
         )
 
+    def _change_pair(self, x: Tensor, y: Tensor, rng: Rng, first: int, total: int) -> tuple[Tensor, Tensor]:
+        """Pictures moved at random, and their masks with them where the task has masks."""
+        options: AugmentSpec = self.settings.augment
+        if self.task.moves:
+            y = augment_masks(
+                y,
+                crop=options.crop,
+                flip=options.flip,
+                rotation=options.rotation,
+                generator=rng.generator(),
+                first=first,
+                total=total,
+            )
+        return self._change(x, rng.generator(), first, total), y
+
     def _run_epoch(
         self, stage: Stage, objective: Objective, optimizer: torch.optim.Optimizer, norms: BatchNorms
     ) -> None:
@@ -226,7 +246,7 @@ class Trainer:
         )
         for step, (x, y) in enumerate(self.train_set.follow(mine), self.place.step):
             comm = dealt[step][0]
-            x = self._change(x, rng.child("augment", step).generator(), comm.first, len(places[step]))
+            x, y = self._change_pair(x, y, rng.child("augment", step), comm.first, len(places[step]))
             with norms.over(comm):
                 losses = self._step(objective, optimizer, x, y, self._state(stage, step), comm)
             self.totals.add(losses, len(x))
@@ -239,7 +259,9 @@ class Trainer:
 
     def _refit(self, objective: Objective, rng: Rng) -> dict[str, dict[str, float]]:
         """Let the penalties refit, alike in all processes."""
-        features = TrainingFeatures(self.model, self.train_set, self.classes, rng, self._change, self.ranks)
+        features = TrainingFeatures(
+            self.model, self.train_set, self.classes, rng, self._change, task=self.task, ranks=self.ranks
+        )
         facts = objective.start_epoch(features)
         self.ranks.align(item.penalty for item in self.penalties)
         return facts
@@ -340,12 +362,14 @@ class Trainer:
         self.observer.event({"event": "selected", **best})
 
     def _warn_of_collapse(self, stage: Stage, validation: Mapping[str, Any]) -> None:
-        chance = validation["val_accuracy"] <= 1.2 / self.classes
+        guess = self.task.chance(self.classes)
+        chance = guess is not None and validation["val_accuracy"] <= 1.2 * guess
         pulled = {name: weight for name, weight in self.totals.weights.items() if weight > 0}
         if chance and pulled and self.place.epoch + 1 >= 0.5 * self._epochs(stage):
             names = ", ".join(f"{name} (weight {weight:.3g})" for name, weight in pulled.items())
             text = (
-                f"accuracy is at chance under {names}: the features have collapsed; lower the weight or warm up longer"
+                f"{self.task.score_name} is at chance under {names}: the features have collapsed; lower the weight or "
+                "warm up longer"
             )
             self.observer.event({"event": "warning", "epoch": self.place.epoch, "text": text})
 

@@ -74,8 +74,9 @@ class Objective:
             item.penalty.attach(model)
 
     def to(self, device: torch.device | str) -> Objective:
-        """Move the model and the penalties."""
+        """Move the model, the task and the penalties."""
         self.model.to(device)
+        self.task.to(device)
         for item in self.penalties:
             item.penalty.to(device)
         return self
@@ -90,7 +91,7 @@ class Objective:
 
         Args:
             x: ``(n, c, h, w)`` in [0, 1].
-            y: labels ``(n,)``.
+            y: targets ``(n, ...)``.
             state: where training stands.
             comm: the processes that hold the other rows of the batch. Noise is drawn for all of it and every row gets
                 its own; layers that draw for themselves, such as dropout, draw by process.
@@ -115,9 +116,10 @@ class Objective:
 
     def inspect(self, trace: Trace, y: Tensor, state: TrainState, rng: Rng) -> dict[str, dict[str, Tensor]]:
         """What every penalty wants to know of held-out pictures, by its name."""
+        group = self.task.groups(self.task.target(trace.x, y))
         return {
             item.name: item.penalty.inspect(
-                trace, PenaltyContext(self.model, y, state, rng.child("penalty", item.name))
+                trace, PenaltyContext(self.model, group, state, rng.child("penalty", item.name))
             )
             for item in self.penalties
         }
@@ -141,15 +143,17 @@ class Objective:
         rng: Rng,
         comm: Comm,
     ) -> Losses:
-        terms: dict[str, Tensor] = {"task": self.task.loss(trace.output, y).mean()}
+        target = self.task.target(trace.x, y)
+        group = self.task.groups(target)
+        terms: dict[str, Tensor] = {"task": self.task.loss(trace.output, target).mean()}
         total = terms["task"]
         for item in penalties:
-            context = PenaltyContext(self.model, y, state, rng.child("penalty", item.name), comm)
+            context = PenaltyContext(self.model, group, state, rng.child("penalty", item.name), comm)
             if self.model.training:
                 item.penalty.on_step(trace, context)
             parts = item.penalty(trace, context)
             terms.update(parts)
             if weights[item.name] != 0:
                 total = total + weights[item.name] * torch.stack(list(parts.values())).sum()
-        score = self.task.score(trace.output.detach(), y)
+        score = self.task.score(trace.output.detach(), target)
         return Losses(total, terms, weights, trace, score, comm.share)

@@ -32,7 +32,7 @@ class OwnLoop(nn.Module):
         model: the split model.
         task: per-sample loss.
         penalties: with their schedules.
-        classes: k.
+        classes: k, or the groups that the task tells penalties.
         epochs: that the loop will run; penalties warm up over them.
         rng: key of the noise and of random layers.
 
@@ -80,15 +80,15 @@ class OwnLoop(nn.Module):
         """
         self.epoch, self.step = self.epoch + 1, 0
         self._steps = len(batches) if isinstance(batches, Sized) else 0
-        rng = self._objective.rng.child("epoch", self.epoch)
-        return self._objective.start_epoch(_Features(self.model, batches, self.classes, rng.child("features")))
+        rng, task = self._objective.rng.child("epoch", self.epoch), self._objective.task
+        return self._objective.start_epoch(_Features(self.model, batches, self.classes, rng.child("features"), task))
 
     def forward(self, x: Tensor, y: Tensor, *, lr: float = 0.0) -> Losses:
-        """The losses of a batch: ``x (n, c, h, w)`` in [0, 1], labels ``y (n,)``.
+        """The losses of a batch: ``x (n, c, h, w)`` in [0, 1], labels ``y (n,)``, or what else the task learns.
 
         Args:
             x: pictures.
-            y: labels.
+            y: labels, or targets.
             lr: the learning rate of now, for schedules that follow it.
 
         Raises:
@@ -97,6 +97,7 @@ class OwnLoop(nn.Module):
         if self.epoch < 0:
             raise UsageError("expected an epoch to have begun, got none: call start_epoch(batches) before its steps")
         self.model.check_input(x)
+        self._objective.task.to(x.device)
         losses = self._objective(x, y, self._state(lr))
         if self.training:
             self.step += 1
@@ -129,6 +130,7 @@ class _Features:
     batches: Batches
     classes: int
     rng: Rng
+    task: Task
 
     @property
     def samples(self) -> int:
@@ -140,12 +142,13 @@ class _Features:
 
     def __iter__(self) -> Iterator[FeatureBatch]:
         device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+        self.task.to(device)
         for batch in self.batches:
             x, y = (tensor.to(device) for tensor in _pair(batch))
             self.model.check_input(x)
             with evaluating(self.model), torch.no_grad():
                 z, channel = self.model.features(x)
-            yield FeatureBatch(z, y, channel, x)
+            yield FeatureBatch(z, self.task.groups(self.task.target(x, y)), channel, x)
 
 
 def _pair(batch: Any) -> tuple[Tensor, Tensor]:

@@ -57,8 +57,23 @@ def test_channels_may_come_first(tmp_path: Path) -> None:
     ("arrays", "said"),
     [
         ({"x": np.zeros(3, dtype=np.uint8)}, "expected arrays 'images' and 'labels'"),
-        ({"images": colours(4)}, "expected arrays 'images' and 'labels'"),
-        ({"train_images": colours(4)}, "expected 'train_labels' beside 'train_images'"),
+        ({"images": colours(4), "label": np.arange(4)}, "expected 'labels' or 'targets' or 'masks' beside 'images'"),
+        ({"train_images": colours(4), "labels": np.arange(4)}, "expected 'train_labels' or .* beside 'train_images'"),
+        (
+            {"images": colours(4), "labels": np.arange(4), "masks": np.arange(4)},
+            "expected one of labels, targets, masks",
+        ),
+        ({"images": colours(4), "targets": np.arange(3)}, "expected one value, or row of values, for each of 4"),
+        ({"images": colours(4), "masks": np.zeros((4, 2, 2), dtype=int)}, "expected one mask of the pictures' size"),
+        (
+            {
+                "train_images": colours(4),
+                "train_labels": np.arange(4),
+                "test_images": colours(4),
+                "test_targets": np.arange(4),
+            },
+            "expected the same beside all pictures",
+        ),
         ({"images": colours(4).astype(np.int32), "labels": np.arange(4)}, "in uint8"),
         ({"images": colours(4), "labels": np.arange(3)}, "expected one label for each of 4 pictures"),
         ({"images": colours(4), "labels": np.zeros((4, 2), dtype=int)}, "expected one label for each of 4 pictures"),

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from splitveil.data.folder import load_folder
+from splitveil.data.reading import Reading
 from splitveil.errors import InputError, MissingDataError, SpecError
 
 
@@ -46,7 +47,7 @@ def test_files_that_a_desktop_leaves_behind_are_passed_over(tmp_path: Path, writ
 
 def test_progress_reaches_the_total(tmp_path: Path, write_folder) -> None:
     seen: list[tuple[int, int]] = []
-    load_folder(write_folder(tmp_path, ["a", "b"]), progress=lambda done, total: seen.append((done, total)))
+    load_folder(write_folder(tmp_path, ["a", "b"]), reading=Reading(lambda done, total: seen.append((done, total))))
     assert seen == [(16, 16)]
 
 

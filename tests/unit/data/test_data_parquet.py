@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from splitveil.data.parquet import load_parquet, parquet_files
+from splitveil.data.reading import Reading
 from splitveil.errors import InputError, MissingDataError, SpecError
 
 LABELS = [0, 1] * 8
@@ -106,7 +107,7 @@ def test_progress_counts_pictures_of_all_files(tmp_path: Path, write_parquet, en
     write_parquet(tmp_path / "train.parquet", [encode(seed % 5) for seed in range(300)], [0, 1] * 150)
     write_parquet(tmp_path / "test.parquet", [encode(seed % 5) for seed in range(100)], [0, 1] * 50)
     seen: list[tuple[int, int]] = []
-    load_parquet(tmp_path, progress=lambda done, total: seen.append((done, total)))
+    load_parquet(tmp_path, reading=Reading(lambda done, total: seen.append((done, total))))
     assert seen == [(256, 400), (400, 400)]
 
 
@@ -144,7 +145,7 @@ IMAGE = pa.array([{"bytes": b"", "path": ""}] * 2)
         ({"image": pa.array([b"", b""]), "label": pa.array([0, 1])}, "got binary"),
         ({"image": pa.array([{"path": "x"}] * 2), "label": pa.array([0, 1])}, "struct<path: string>"),
         ({"image": IMAGE, "label": pa.array(["cat", "dog"])}, "got string"),
-        ({"image": IMAGE, "label": pa.array([0.0, 1.0])}, "got double"),
+        ({"image": IMAGE, "label": pa.array([b"0", b"1"])}, "got binary"),
     ],
 )
 def test_columns_that_are_not_there_or_of_another_type(tmp_path: Path, write_parquet, columns, fact) -> None:

@@ -46,7 +46,11 @@ def test_a_home_folder_is_written_with_a_tilde(tmp_path: Path, monkeypatch, writ
 
 @pytest.mark.parametrize(
     ("data", "fact"),
-    [("digit", "did you mean 'digits'"), ("qqqq", "built in: cifar, digits, folder"), ("no/where", "no/where")],
+    [
+        ("digit", "did you mean 'digits'"),
+        ("qqqq", "built in: cifar, digits, facescrub, folder"),
+        ("no/where", "no/where"),
+    ],
 )
 def test_what_is_not_there_is_missing_data(data: str, fact: str) -> None:
     with pytest.raises(MissingDataError) as caught:

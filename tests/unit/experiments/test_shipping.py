@@ -10,11 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from splitveil.data.rows import StoredRows
+from splitveil.data.splits import Splits
+from splitveil.data.tables import ImageTable, Source
 from splitveil.errors import InputError, OutputError
 from splitveil.experiments.engines import shipping
 from splitveil.experiments.engines.jobs import borrowed
 from splitveil.experiments.engines.shipping import Pictures, check_files, marked, pack, store
-from splitveil.experiments.training import load_data_spec
+from splitveil.experiments.training import LoadedData, load_data_spec
+from splitveil.rng import Rng
 from splitveil.specs import DataSpec
 
 RUN = {
@@ -119,18 +123,24 @@ def test_pictures_come_back_as_they_were_even_from_memory_that_is_read_only() ->
         assert np.shares_memory(theirs.images.numpy(), sent.tables[name]["images"])
 
 
-def test_pictures_that_stay_in_a_file_are_left_to_the_workers() -> None:
-    class Stored:
-        """As a table whose rows are read when they are asked for."""
+def test_targets_travel_with_their_pictures() -> None:
+    values = torch.randint(0, 256, (8, 1, 4, 4), generator=Rng(0).generator(), dtype=torch.uint8)
+    targets = torch.rand(8, 2, generator=Rng(1).generator())
+    table = ImageTable(values, torch.arange(8) % 2, targets)
+    splits = Splits(train=table, val=table, test=table, aux=table, digest="d", duplicates=0)
+    sent = Pictures.of(LoadedData(Source("mine", table, None, ("low", "high"), (0.5,)), splits))
+    assert sent is not None
+    found = sent.unpack()
+    assert found.source.edges == (0.5,)
+    assert isinstance(found.splits.test.targets, torch.Tensor)
+    assert torch.equal(found.splits.test.targets, targets)
 
-        ndim, dtype = 4, torch.uint8
 
-        def __init__(self, images: torch.Tensor) -> None:
-            self.shape = images.shape
-
-    data = load_data_spec(DataSpec(source="digits", limit=400))
-    object.__setattr__(data.splits.aux, "images", Stored(data.splits.aux.images))
-    assert Pictures.of(data) is None
+def test_pictures_from_a_file_are_left_to_the_workers(tmp_path: Path) -> None:
+    (tmp_path / "rows").write_bytes(bytes(8 * 16))
+    table = ImageTable(StoredRows(tmp_path / "rows", (1, 4, 4)), torch.arange(8) % 2)
+    splits = Splits(train=table, val=table, test=table, aux=table, digest="d", duplicates=0)
+    assert Pictures.of(LoadedData(Source("mine", table, None, ("low", "high")), splits)) is None
 
 
 def test_a_token_is_found_where_it_lies_and_gone_afterwards(tmp_path: Path) -> None:

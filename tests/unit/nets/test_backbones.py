@@ -242,7 +242,7 @@ def test_a_basic_block_subsamples_and_pads_its_shortcut() -> None:
 @pytest.mark.parametrize(
     "kwargs",
     [
-        {"classes": 1},
+        {"classes": 0},
         {"classes": 2.0},
         {"classes": "10"},
         {"width": 0},

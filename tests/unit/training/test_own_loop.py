@@ -13,6 +13,7 @@ from splitveil.contracts import TrainState
 from splitveil.errors import InputError, SpecError, UsageError
 from splitveil.rng import Rng
 from splitveil.training.own_loop import OwnLoop
+from splitveil.training.regression import Regression
 
 CEM = sv.defenses.cem(noise_std=0.1, clusters=1)
 
@@ -109,3 +110,14 @@ def test_what_a_loop_cannot_do_is_said() -> None:
     loop.start_epoch(batches())
     with pytest.raises(InputError, match="floating point"):
         loop((x * 255).byte(), y)
+
+
+def test_another_task_tells_penalties_its_groups() -> None:
+    parts = sv.factory("small", classes=2, input_shape=(1, 8, 8), width=0.5)
+    loop = sv.objective(parts, CEM, classes=5, epochs=1, task=Regression([0.0, 0.0], [1.0, 1.0]))
+    assert loop.classes == 1
+    x, y = torch.rand(8, 1, 8, 8, generator=Rng(3).generator()), torch.rand(8, 2, generator=Rng(4).generator())
+    loop.start_epoch([(x, y)])
+    losses = loop(x, y)
+    losses.backward()
+    assert losses.score.shape == (8,)

@@ -11,6 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from splitveil.contracts import Penalty, PenaltyContext, Stage, Terms, Trace, TrainState, Weighted
+from splitveil.data.loader import Pictures
+from splitveil.data.tables import ImageTable
 from splitveil.defenses import load_defense
 from splitveil.experiments.building import build_protected
 from splitveil.nets.small import small
@@ -83,8 +85,8 @@ def test_a_step_waits_for_nothing(name: str) -> None:
             earlier.before(model)
         for item in penalties:
             item.penalty.on_stage_end(earlier.name, model)
-    train = pictures(32)
-    train.images, train.labels = torch.randint(0, 256, (32, 1, 8, 8), dtype=torch.uint8), torch.arange(32) % 3
+    images = torch.randint(0, 256, (32, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    train = Pictures(ImageTable(images, torch.arange(32) % 3))
     objective.start_epoch(TrainingFeatures(model, train, 3, Rng(2), lambda pictures, _: pictures))
     trained = [
         parameter for name, part in model.named_children() if name in stage.parts for parameter in part.parameters()

@@ -17,8 +17,9 @@ from splitveil.experiments.attacking import attack_key
 from splitveil.experiments.compare.plan import Cell
 from splitveil.experiments.compare.record import ComparisonRecord, DeltaRecord, Interval, PointRecord, curve_of
 from splitveil.experiments.compare.validity import UNDEFENDED, check_points, status_of
+from splitveil.experiments.storage import task_scores
 from splitveil.metrics.tradeoff import Points, paired_delta, pareto
-from splitveil.records import PREDICTIONS, AttackResult, RunRecord
+from splitveil.records import AttackResult, RunRecord
 from splitveil.specs import PlugInSpec
 from splitveil.threats import ThreatModel
 
@@ -41,7 +42,7 @@ class Seen:
 
     def correct(self) -> NDArray[np.float64]:
         """Of every test picture, ``(n,)``."""
-        return load_file(self.folder / PREDICTIONS)["accuracy"].astype(np.float64)
+        return np.asarray(task_scores(self.folder), dtype=np.float64)
 
     def error(self) -> NDArray[np.float64]:
         """Of the attacker on every test picture, ``(n,)``."""

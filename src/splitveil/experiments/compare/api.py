@@ -10,15 +10,16 @@ from typing import Any
 from splitveil.data.sources import guess_source
 from splitveil.errors import OutputError, SpecError, SplitveilError, ThreatModelError
 from splitveil.experiments.api import default_recipe, make_spec
-from splitveil.experiments.building import build_run, check_fit, complete_kwargs
 from splitveil.experiments.compare.analysis import analyse
 from splitveil.experiments.compare.plan import Cell, Grid, cell_of, expand
 from splitveil.experiments.compare.record import FILE, ComparisonRecord
 from splitveil.experiments.compare.run import run_cells
+from splitveil.experiments.completing import complete, prepare
 from splitveil.experiments.engines.jobs import Board, Engine
 from splitveil.experiments.engines.processes import Processes
 from splitveil.experiments.folder import check_apart
 from splitveil.experiments.recipes import load_recipe
+from splitveil.experiments.starting import seal_weights
 from splitveil.experiments.training import LoadedData, load_data_spec
 from splitveil.files import others, write_text
 from splitveil.registry import ATTACKS, build
@@ -45,6 +46,8 @@ def plan_cells(
     attack: Mapping[str, Any] | None = None,
     limit: int | None = None,
     threat: ThreatModel | None = None,
+    weights: str | Path | None = None,
+    stream: bool | None = None,
 ) -> list[Cell]:
     """The cells of a comparison, all points of the first seed first; the pictures are read once, to seal them.
 
@@ -60,6 +63,8 @@ def plan_cells(
         attack: changes to the recipe's attack.
         limit: the most pictures to use.
         threat: of the attacks; white box by default.
+        weights: to start every run from, see `splitveil.train`.
+        stream: see `splitveil.train`.
 
     Raises:
         SpecError: a value out of range; it is found before anything runs.
@@ -72,7 +77,15 @@ def plan_cells(
     settings = parse(TrainingSpec, {**plan.training.model_dump(), **(training or {})}, "training")
     specs = [
         make_spec(
-            data, model=model, model_kwargs=model_kwargs, defense=defense, recipe=plan, seed=seed, limit=limit
+            data,
+            model=model,
+            model_kwargs=model_kwargs,
+            defense=defense,
+            recipe=plan,
+            seed=seed,
+            limit=limit,
+            weights=weights,
+            stream=stream,
         ).model_copy(update={"training": settings})
         for seed in range(seeds)
         for defense in chosen
@@ -98,13 +111,16 @@ def seal_cells(
         ThreatModelError: the attack needs more than the threat model grants.
     """
     _check_attack(attack, threat or ThreatModel.preset("white_box"))
-    digest = pictures.splits.digest
-    cells = [
-        cell_of(spec.model_copy(update={"data": spec.data.model_copy(update={"digest": digest})}), attack)
-        for spec in specs
-    ]
+    cells = [cell_of(_sealed(spec, pictures), attack) for spec in specs]
     _check_models(cells[:points], pictures)
     return cells
+
+
+def _sealed(spec: RunSpec, pictures: LoadedData) -> RunSpec:
+    """With the digests of its pictures and of its weights: they give a cell its name."""
+    data = spec.data.model_copy(update={"digest": pictures.splits.digest})
+    weights = None if spec.weights is None else seal_weights(spec.weights)
+    return spec.model_copy(update={"data": data, "weights": weights})
 
 
 def claim_folder(out: Path, cells: Sequence[Cell], *, recipe: str, threat: ThreatModel) -> None:
@@ -186,6 +202,6 @@ def _check_attack(attack: PlugInSpec, threat: ThreatModel) -> None:
 def _check_models(cells: Sequence[Cell], pictures: LoadedData) -> None:
     """Build the model of each point once, so that a fault costs no training."""
     for cell in cells:
-        kwargs = complete_kwargs(cell.spec.model, pictures.source, pictures.splits, cell.spec.model.factory)
-        spec = cell.spec.model_copy(update={"model": kwargs})
-        check_fit(build_run(spec, pictures.source.classes, cell.spec.model.factory)[0], pictures.source)
+        trusted, source = cell.spec.model.factory, pictures.source
+        spec, original = complete(cell.spec, source, pictures.splits, trusted)
+        prepare(spec, source, original, trusted)

@@ -122,7 +122,5 @@ def cell_of(spec: RunSpec, attack: PlugInSpec) -> Cell:
     """
     if spec.data.digest is None:
         raise SpecError("expected the digest of the pictures in the spec, got none: load them first")
-    plain = spec.model_dump(mode="json")
-    plain["data"].pop("path")
-    text = json.dumps([plain, attack.model_dump(mode="json")], sort_keys=True)
+    text = json.dumps([spec.identity(), attack.model_dump(mode="json")], sort_keys=True)
     return Cell(f"{spec.defense.name}-{sha256(text.encode()).hexdigest()[:12]}", spec, attack)
