@@ -184,7 +184,7 @@ def test_what_was_audited_is_what_is_served(bundle: Path, server: str, tmp_path:
         "--data",
         "digits",
         "--limit",
-        "400",
+        "150",
         "--suite",
         "quick",
         "--out",
