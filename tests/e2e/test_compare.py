@@ -129,6 +129,7 @@ def test_killed_between_and_within_runs_it_goes_on_to_the_same_numbers(
     assert numbers(out) == numbers(finished[0])
 
 
+@pytest.mark.long
 def test_runs_that_fail_are_listed_one_by_one(tmp_path: Path) -> None:
     words = ["compare", "none", "gaussian", "--limit", "600", "--seeds", "1", "--out", str(tmp_path / "out")]
     diverge = ["--set", "lr=1e30", "--set", "clip_norm=null", "--set", "epochs=2"]
