@@ -22,9 +22,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from browser_fixtures import Watched, violations
 from splitveil.bounds import capacity_box
+from splitveil.cli import app
 from splitveil.cloud.pages import Pages
 from splitveil.errors import InputError, MissingDataError, SpecError
 from splitveil.experiments.attacking import load_model
@@ -35,7 +37,7 @@ from splitveil.records import RunRecord
 from splitveil_edge.passport import read_passport
 from splitveil_edge.wire import wire_codec
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,8 @@ class Made:
 
 
 def command(*words: str | Path) -> None:
-    said = subprocess.run(
-        [sys.executable, "-m", "splitveil", *map(str, words)], capture_output=True, text=True, check=False
-    )
-    assert said.returncode == 0, said.stderr
+    said = CliRunner().invoke(app, [*map(str, words)])
+    assert said.exit_code == 0, said.output
 
 
 @pytest.fixture(scope="module")

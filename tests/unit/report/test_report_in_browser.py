@@ -14,7 +14,7 @@ from test_report_figures import looked_for, project
 from browser_fixtures import Watched, violations
 from splitveil.report.build import build_report
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture

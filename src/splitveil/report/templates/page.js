@@ -6,32 +6,37 @@
   document.documentElement.classList.add("live");
   all("[data-live]").forEach((part) => { part.hidden = false; });
 
-  function show(lines, x, y) {
+  let where = null; // of a tip that belongs to the focus, and so stays when the page scrolls to it
+  function show(lines, place, stays = false) {
+    where = stays ? place : null;
     tip.replaceChildren(...lines.map((text, number) => {
       const line = document.createElement(number ? "div" : "strong");
       line.textContent = text;
       return line;
     }));
     tip.hidden = false;
+    put(...place());
+  }
+  function put(x, y) {
     const box = tip.getBoundingClientRect(), edge = 8;
     const right = document.documentElement.clientWidth - box.width - edge;
     tip.style.left = `${Math.max(edge, Math.min(x + 14, right))}px`;
     tip.style.top = `${y - box.height - 14 < edge ? y + 18 : y - box.height - 14}px`;
   }
-  const hide = () => { tip.hidden = true; };
+  const hide = () => { tip.hidden = true; where = null; };
   const middle = (node) => {
     const box = node.getBoundingClientRect();
     return [box.left + box.width / 2, box.top + box.height / 2];
   };
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
-  document.addEventListener("scroll", hide, { passive: true });
+  document.addEventListener("scroll", () => { if (where) put(...where()); else hide(); }, { passive: true });
 
   // points: one stop of the tab key for each plot, arrow keys from point to point
   all("[data-tip]").forEach((mark) => {
     const lines = mark.dataset.tip.split("\n");
-    mark.addEventListener("pointerenter", (event) => show(lines, event.clientX, event.clientY));
+    mark.addEventListener("pointerenter", (event) => show(lines, () => [event.clientX, event.clientY]));
     mark.addEventListener("pointerleave", hide);
-    mark.addEventListener("focus", () => show(lines, ...middle(mark)));
+    mark.addEventListener("focus", () => show(lines, () => middle(mark), true));
     mark.addEventListener("blur", hide);
   });
   all("svg.hits").forEach((layer) => {
@@ -70,8 +75,11 @@
       data.lines.forEach((line) => {
         if (line.y[at] !== null) svg.append(draw("circle", { class: `dot c${line.colour}`, cx: data.x[at], cy: line.y[at], r: 3.5 }));
       });
-      const box = svg.getBoundingClientRect(), scale = box.width / svg.viewBox.baseVal.width;
-      return show(said(), box.left + data.x[at] * scale, box.top + data.band[0] * scale + 20);
+      const place = () => {
+        const box = svg.getBoundingClientRect(), scale = box.width / svg.viewBox.baseVal.width;
+        return [box.left + data.x[at] * scale, box.top + data.band[0] * scale + 20];
+      };
+      return show(said(), place, document.activeElement === scrub);
     }
     const move = (to) => { at = Math.max(0, Math.min(last, to)); speak(); mark(true); };
     scrub.addEventListener("pointermove", (event) => {
