@@ -16,7 +16,8 @@ _SCORES = {"mse": "mse", "psnr": "psnr_db", "ssim": "ssim"}
 COLUMNS = (
     "defense",
     "run",
-    *(f"accuracy{end}" for end in ("", "_low", "_high")),
+    *(f"{name}{end}" for name in ("accuracy", "score") for end in ("", "_low", "_high")),
+    "score_name",
     *(f"{name}{end}" for name in _SCORES.values() for end in ("", "_low", "_high", "_attack")),
     "worst_psnr_db",
     "payload_bytes",
