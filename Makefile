@@ -3,10 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all bench table docs check
+.PHONY: demo test test-all bench table reproduce docs check
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -26,6 +26,11 @@ bench: $(STAMP)
 # make table ROW=noise_arl@0.1 DATA=folder: one row of the table of defenses, then the table
 table: $(STAMP)
 	$(BIN)/python -m benchmarks.defenses_cifar10 --data "$(DATA)" --row $(ROW) --publish
+
+# make reproduce ROW=noise_arl SCALE=reduced DATA=folder: one row of the paper's table; goes on where it was
+SCALE ?= reduced
+reproduce: $(STAMP)
+	$(BIN)/python -m benchmarks.paper --data "$(DATA)" --row $(ROW) --scale $(SCALE) --minutes 10 --publish
 
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import zlib
-from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from benchmarks.harness import RESULTS, least_error, publish
+from benchmarks.harness import RESULTS, least_error, pack, publish, unpack
 from splitveil.audit.run import audit_run
 from splitveil.cli.common import progress_bar
 from splitveil.defenses import Defense, conditional_entropy, load_defense
@@ -39,7 +36,6 @@ NOISE = {"bottleneck": GRID, "noise_arl": GRID}
 PAPER = ("bottleneck", "distcorr", "dropout", "patrol", "ressfl", "noise_nopeek", "noise_arl")
 OTHERS = ("shredder", "disco", "sca", "vib", "hsic", "ensembler")
 FOLDER = RESULTS / "defenses_cifar10"
-SCALE = 1e6  # errors are stored as whole millionths
 BOTH = ("without", "with")
 
 
@@ -88,8 +84,8 @@ def measure(record: RunRecord, undefended: RunRecord, recipe: str) -> dict[str, 
         "edge_multiply_adds": evaluation.edge_multiply_adds,
         "payload_bytes": evaluation.payload_bytes,
         "train_s": evaluation.elapsed_s,
-        "correct": _packed(load_file(record.path / PREDICTIONS)["accuracy"].astype(np.int32)),
-        "error": _packed((load_file(record.path / worst.samples)["mse"] * SCALE).round().astype(np.int32)),
+        "correct": pack(load_file(record.path / PREDICTIONS)["accuracy"], 1),
+        "error": pack(load_file(record.path / worst.samples)["mse"]),
     }
 
 
@@ -119,19 +115,11 @@ def run_row(row: str, data: str, recipe: str, seed: int, out: Path) -> Path:
     return file
 
 
-def _packed(values: NDArray[np.int32]) -> str:
-    return b64encode(zlib.compress(values.astype("<i4").tobytes(), 9)).decode()
-
-
-def _unpacked(text: str) -> NDArray[np.float32]:
-    return np.frombuffer(zlib.decompress(b64decode(text)), dtype="<i4").astype(np.float32)
-
-
 def points(rows: list[dict[str, Any]], kind: str) -> Points:
     """The runs of one defense, one point per noise level, one seed."""
     return Points(
-        np.stack([_unpacked(row[kind]["correct"])[None] for row in rows]),
-        np.stack([_unpacked(row[kind]["error"])[None] / np.float32(SCALE) for row in rows]),
+        np.stack([unpack(row[kind]["correct"], 1)[None] for row in rows]),
+        np.stack([unpack(row[kind]["error"])[None] for row in rows]),
     )
 
 
@@ -180,7 +168,7 @@ def table(rows: list[dict[str, Any]]) -> None:
         "presets_gained": gained,
         "presets_harmed": harmed,
         "without_overlap": sorted(set(gains) - set(percent)),
-        "pictures": len(_unpacked(rows[0]["with"]["error"])),
+        "pictures": len(unpack(rows[0]["with"]["error"])),
         "seeds": 1,
         "scale": rows[0]["recipe"],
         "weight": WEIGHT,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -16,6 +20,7 @@ from splitveil.files import write_text
 from splitveil.records import AttackResult
 
 RESULTS = Path(__file__).with_name("results")
+MILLIONTHS = 1e6
 
 
 def publish(
@@ -45,6 +50,18 @@ def publish(
         "rows": [dict(row) for row in rows],
     }
     write_text(RESULTS / f"{name}.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def pack(values: NDArray[Any], scale: float = MILLIONTHS) -> str:
+    """Values of many pictures as text: whole multiples of ``1 / scale``, deflated."""
+    whole = (values * scale).round().astype("<i4")
+    return b64encode(zlib.compress(whole.tobytes(), 9)).decode()
+
+
+def unpack(text: str, scale: float | None = None) -> NDArray[np.float32]:
+    """What `pack` was given, to that precision."""
+    whole = np.frombuffer(zlib.decompress(b64decode(text)), dtype="<i4").astype(np.float32)
+    return whole / np.float32(scale or MILLIONTHS)
 
 
 def least_error(attacks: Sequence[AttackResult]) -> AttackResult:

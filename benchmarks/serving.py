@@ -7,7 +7,7 @@ for half an hour. ``--part load --seconds 5`` measures one; parts are kept in ``
 - load: requests per second with batching and without; the ceiling is ONNX Runtime alone in a loop, at its best batch,
   layout and number of threads, while the same load process talks to an echo of its own at the rate that was served.
   CPU beyond the tail is that of the server's main thread, which does all but run batches.
-- memory: resident memory over 100,000 requests.
+- memory: resident memory over 100,000 requests to a quarter-width net.
 - wire: bytes of a request, and of an answer, beyond the tensor, one picture.
 - faults: load while the server is killed and started anew, while clients are cut off, slow, or send bombs. A request is
   lost if no attempt of its client was answered within a minute; every answer is compared with the right one.
@@ -101,7 +101,11 @@ def measure_ceiling(arguments: argparse.Namespace, bundle: Path, rate: float) ->
 
 
 def measure_memory(arguments: argparse.Namespace, bundle: Path) -> dict[str, Any]:
-    """Resident memory of the server, ten times over the requests; the first tenth is warm-up."""
+    """Resident memory of the server over the requests, with a narrow net: what leaks is not the tail's arithmetic.
+
+    The first tenth is warm-up.
+    """
+    bundle = make_bundle(arguments.work / f"width-{arguments.memory_width:g}" / "bundle", arguments.memory_width)
     found: list[float] = []
     done = 0
     with serving(
@@ -166,6 +170,8 @@ def put_together(work: Path, width: float) -> None:
     summary = {
         "throughput_share_of_ceiling": batched["requests_per_s"] / load["ceiling"]["rows_per_s"],
         "speedup_over_unbatched": batched["requests_per_s"] / load["unbatched"]["requests_per_s"],
+        "tail_alone_over_single_rows": load["ceiling"]["rows_per_s"]
+        / max(sizing["rows_per_s"] for sizing in load["ceilings"] if sizing["max_batch"] == 1),
         "cpu_ms_beyond_tail": batched["main_thread_cpu_ms_per_request"],
         "p99_over_p50": batched["p99_ms"] / batched["p50_ms"],
         "wire_overhead_bytes": wire["request_bytes"],
@@ -202,11 +208,12 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60.0, help="of load, each time")
     parser.add_argument("--ceiling-seconds", type=float, default=8.0, help="for each size")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 16, 32, 64])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 8, 16, 32, 64])
     parser.add_argument("--max-batch", type=int, default=32)
-    parser.add_argument("--slots", type=int, default=1)
+    parser.add_argument("--slots", type=int, default=cores(), help="batches at the same time")
     parser.add_argument("--threads", type=int, help="of each slot; the cores shared evenly by default")
     parser.add_argument("--memory-requests", type=int, default=100_000)
+    parser.add_argument("--memory-width", type=float, default=0.25, help="of the VGG-11 of that part")
     parser.add_argument("--memory-seconds", type=float, default=20.0, help="between two looks")
     parser.add_argument("--schema-examples", type=int, default=600)
     arguments = parser.parse_args()

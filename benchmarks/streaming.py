@@ -2,6 +2,8 @@
 
     python -m benchmarks.streaming [--pictures 500000] [--seconds 120]
 
+prints what it finds; as the part ``stream`` of `benchmarks.training` it is kept beside the other figures of training.
+
 Rates: one process holds the table in memory and the table in a file, and trains the quick recipe's net on both in
 turns of a few seconds, so that whatever else the machine does falls on both; the median of the turns counts. Peaks: a
 process of its own reads, splits and trains by streaming, from nothing (`decode`) and from the decoded file (`stream`).
@@ -32,7 +34,6 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from benchmarks.harness import publish
 from benchmarks.memory import measured_apart
 from splitveil.data.holding import hold
 from splitveil.data.tables import ImageTable
@@ -260,8 +261,7 @@ def main() -> None:
         part = {"turns": _turns, "peak": _peak, "imports": _imports}[what]
         print(json.dumps(part(Path(folder), float(seconds))))
         return
-    found = measure(given.pictures, given.seconds, given.folder)
-    publish("training_stream", found["summary"], found["rows"])
+    print(json.dumps(measure(given.pictures, given.seconds, given.folder), indent=2))
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
 from splitveil.errors import InputError, MissingDataError
 from splitveil.files import write_text
+from splitveil.migrations import Migrations
 from splitveil.specs import (
     AugmentSpec,
     DataSpec,
@@ -111,17 +112,27 @@ class MetricResult(Frozen):
 
 
 class ScoreResult(Frozen):
-    """The score of a task other than classification, by its name: higher is better, in [0, 1]."""
+    """The score of a task by its name, ``accuracy`` where it classifies: higher is better, in [0, 1]."""
 
     name: str
     result: MetricResult
 
 
-class Evaluation(Frozen):
-    """What the trained model does on the test split: `accuracy` where it classifies, `score` for every other task."""
+def _one_score(old: dict[str, Any]) -> dict[str, Any]:
+    """Accuracy had a place of its own, beside the score of other tasks."""
+    known = {key: value for key, value in old.items() if value is not None}
+    if "score" not in known and "accuracy" in known:
+        known["score"] = {"name": "accuracy", "result": known.pop("accuracy")}
+    return known
 
-    accuracy: MetricResult | None = None
-    score: ScoreResult | None = None
+
+class Evaluation(Frozen):
+    """What the trained model does on the test split."""
+
+    migrations: ClassVar[Migrations] = {1: _one_score}
+
+    format: Literal[2] = 2
+    score: ScoreResult
     payload_bytes: int
     edge_parameters: int
     cloud_parameters: int
@@ -134,23 +145,10 @@ class Evaluation(Frozen):
     splits: dict[str, int]
     elapsed_s: float
 
-    @model_validator(mode="after")
-    def _one_score(self) -> Self:
-        if (self.accuracy is None) == (self.score is None):
-            raise ValueError("expected accuracy, or the score of another task")
-        return self
-
     @property
-    def utility_name(self) -> str:
-        """What the task's score is called."""
-        return "accuracy" if self.score is None else self.score.name
-
-    @property
-    def utility(self) -> MetricResult:
-        """The task's score, whatever it is called."""
-        found = self.accuracy if self.score is None else self.score.result
-        assert found is not None
-        return found
+    def accuracy(self) -> MetricResult | None:
+        """The score where the task is to classify."""
+        return self.score.result if self.score.name == "accuracy" else None
 
 
 class AttackResult(Frozen):

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from splitveil.errors import InputError, MissingDataError, SpecError, UnknownNameError
+from splitveil.migrations import migrated
 from splitveil.registry import TASKS
 
 __all__ = [
@@ -158,11 +159,12 @@ class RunSpec(Frozen):
 
 
 def parse(model: type[_Model], data: Any, source: str) -> _Model:
-    """Validate plain data; an unknown key is named with the nearest known one.
+    """Validate plain data, older formats of it too; an unknown key is named with the nearest known one.
 
     Raises:
-        SpecError: names the first faults.
+        SpecError: names the first faults, or a format that is newer than this version.
     """
+    data = migrated(model, data, source)
     try:
         return model.model_validate(data)
     except ValidationError as error:

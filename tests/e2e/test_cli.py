@@ -85,7 +85,9 @@ def test_train_prints_its_result_and_writes_its_files(run: Run, tmp_path: Path) 
     said = run("train", "--defense", "cem", "--out", out, "--json", *QUICK)
     assert said.code == 0, said.err
     result = json.loads(said.out)
-    assert 0 <= result["accuracy"]["low"] <= result["accuracy"]["mean"] <= result["accuracy"]["high"] <= 1
+    assert result["score"]["name"] == "accuracy"
+    score = result["score"]["result"]
+    assert 0 <= score["low"] <= score["mean"] <= score["high"] <= 1
     assert result["payload_bytes"] == 4 * np.prod(result["release"]["shape"])
     assert sorted(path.name for path in out.iterdir()) == [
         "architecture.json",

@@ -65,7 +65,7 @@ def test_all_points_stand_in_the_record(finished: tuple[Path, dict[str, Any]]) -
         assert point.accuracy.low <= point.accuracy.mean <= point.accuracy.high
         assert point.mse.low <= point.mse.mean <= point.mse.high
         scores = [json.loads((out / "runs" / name / "evaluation.json").read_text()) for name in point.runs.values()]
-        assert point.accuracy.mean == pytest.approx(sum(item["accuracy"]["mean"] for item in scores) / 2)
+        assert point.accuracy.mean == pytest.approx(sum(item["score"]["result"]["mean"] for item in scores) / 2)
 
 
 @pytest.mark.long

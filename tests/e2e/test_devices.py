@@ -128,5 +128,5 @@ def test_the_command_trains_on_two_devices(tmp_path: Path) -> None:
     options = ["--limit", "200", "--set", "epochs=1", "--devices", "2", "--accelerator", "cpu", "--json"]
     answer = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
-    assert json.loads(answer.stdout)["accuracy"]["n"] > 0
+    assert json.loads(answer.stdout)["score"]["result"]["n"] > 0
     assert "Traceback" not in answer.stderr

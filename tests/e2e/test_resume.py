@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(whole: Pat
     assert contents(again) == contents(whole)
     assert evaluation(again) == evaluation(whole)
     assert contents(other)["weights.safetensors"] != contents(whole)["weights.safetensors"]
-    assert evaluation(other)["accuracy"] != evaluation(whole)["accuracy"]
+    assert evaluation(other)["score"] != evaluation(whole)["score"]
 
 
 def test_a_finished_run_is_left_alone(whole: Path) -> None:

@@ -29,8 +29,8 @@ def same(one: RunRecord, two: RunRecord) -> None:
         torch.testing.assert_close(second[name], value, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: name + text)
     assert one.evaluation is not None
     assert two.evaluation is not None
-    assert two.evaluation.utility_name == one.evaluation.utility_name
-    assert two.evaluation.utility.mean == pytest.approx(one.evaluation.utility.mean, abs=0.02)
+    assert two.evaluation.score.name == one.evaluation.score.name
+    assert two.evaluation.score.result.mean == pytest.approx(one.evaluation.score.result.mean, abs=0.02)
 
 
 def both(out: Path, *arguments: Any, **options: Any) -> tuple[RunRecord, RunRecord]:

@@ -45,6 +45,7 @@ def serve(
     bundle: Annotated[Path, typer.Argument(help="Folder with cloud.onnx and passport.json.")],
     host: Annotated[str, typer.Option(help="Name or address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 lets the system choose.")] = 8000,
+    grpc_port: Annotated[int | None, typer.Option(help="gRPC beside REST; 0 lets the system choose.")] = None,
     engine: Annotated[Engine, typer.Option(help="One process, or replicas on Ray Serve.")] = Engine.local,
     replicas: Annotated[int, typer.Option(help="With --engine ray: copies of the application.")] = 1,
     max_replicas: Annotated[int | None, typer.Option(help="With --engine ray: where load may take it.")] = None,
@@ -111,7 +112,7 @@ def serve(
     from splitveil.cloud.server import Place
 
     configure(log_level.value)
-    place = Place(host, port, tls_cert, tls_key, drain_s, grace_s)
+    place = Place(host, port, grpc_port, tls_cert, tls_key, drain_s, grace_s)
     if engine is Engine.ray:
         from splitveil.cloud.scale import Replicas, serve_on_ray
 

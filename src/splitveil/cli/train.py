@@ -107,9 +107,9 @@ def train(
     if json_:
         echo_json({"run": str(out), **result.model_dump(mode="json")})
     else:
-        score = result.utility
+        score = result.score.result
         typer.echo(
-            f"{out}: {result.utility_name} {100 * score.mean:.1f} % "
+            f"{out}: {result.score.name} {100 * score.mean:.1f} % "
             f"[{100 * score.low:.1f}, {100 * score.high:.1f}] on {score.n} pictures, "
             f"{result.payload_bytes} bytes per release"
         )

@@ -12,7 +12,7 @@ from time import monotonic
 from splitveil.cloud.problems import HttpError
 from splitveil.errors import InputError, MissingDataError
 
-__all__ = ["Rates", "Tokens", "read_tokens"]
+__all__ = ["Access", "Rates", "Tokens", "read_tokens"]
 
 _SHORTEST_TOKEN = 16
 _MOST_TOKENS = 1000
@@ -117,6 +117,31 @@ class Rates:
                 f"expected at most {self._rate:g} requests per second from one client, got more: slow down",
                 retry_after_s=(1 - level) / self._rate,
             )
+
+
+class Access:
+    """Tokens and rates of one server, whichever way it is asked.
+
+    Args:
+        token_digests: see `Tokens`.
+        rate_per_s: see `Rates`; None for no limit.
+        burst: see `Rates`.
+    """
+
+    def __init__(self, token_digests: Sequence[bytes], rate_per_s: float | None, burst: int) -> None:
+        self._tokens = Tokens(token_digests)
+        self._rates = None if rate_per_s is None else Rates(rate_per_s, burst)
+
+    def admit(self, header: bytes | None, address: str | None) -> None:
+        """Let one request in, or raise a `HttpError` with status 401 or 429.
+
+        Args:
+            header: its ``Authorization``.
+            address: whose rate counts where no token says who asks.
+        """
+        token = self._tokens.check(header)
+        if self._rates is not None:
+            self._rates.spend(token or address)
 
 
 def _digest(token: bytes) -> bytes:

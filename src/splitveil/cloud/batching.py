@@ -25,6 +25,8 @@ __all__ = ["BatchObserver", "Batcher", "BatcherSettings", "Run"]
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
 
+_PATIENCE = 1 / 6
+
 
 @dataclass(frozen=True, slots=True)
 class BatcherSettings:
@@ -32,7 +34,9 @@ class BatcherSettings:
 
     Args:
         max_batch: rows that run together.
-        max_delay_s: that the first of a batch waits for others while a slot is free.
+        max_delay_s: that the first of a batch waits for others. While other batches run, a slot that gets free waits
+            for a full batch, a sixth of the time that one takes at most: those who have just been answered ask again,
+            and a small batch beside others would slow them down. 0: never.
         max_queue_rows: that wait at most; more are told to come again.
         slots: batches that run at the same time, each in a thread of its own.
     """
@@ -90,7 +94,7 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
         self._pool = ThreadPoolExecutor(settings.slots, thread_name_prefix="tail")
         self._tasks: set[asyncio.Task[None]] = set()
-        self._seconds_per_row = 0.0
+        self._seconds_per_row = self._last_run_s = self._freed = 0.0
 
     @property
     def queued_rows(self) -> int:
@@ -145,11 +149,18 @@ class Batcher:
             self._drop_cancelled()
             if not self._queue:
                 return
-            wait = self._queue[0].since + self.settings.max_delay_s - perf_counter()
+            wait = self._due() - perf_counter()
             if self._queued_rows < self.settings.max_batch and wait > 0:
                 self._timer = asyncio.get_running_loop().call_later(wait, self._dispatch)
                 return
             self._start(self._next_batch())
+
+    def _due(self) -> float:
+        """When the next batch runs, full or not."""
+        delay, first = self.settings.max_delay_s, self._queue[0].since
+        if not (delay and self._busy):
+            return first + delay
+        return max(first + delay, self._freed + _PATIENCE * self._last_run_s)
 
     def _drop_cancelled(self) -> None:
         while self._queue and self._queue[0].future.done():
@@ -179,6 +190,7 @@ class Batcher:
             for job in jobs:  # the loop is being closed under us: nobody may wait for ever
                 job.future.cancel()
             self._busy -= 1
+            self._freed = perf_counter()
             self._dispatch()
 
     async def _answer(self, jobs: list[_Job]) -> None:
@@ -195,7 +207,7 @@ class Batcher:
             elif not jobs[0].future.done():
                 jobs[0].future.set_exception(HttpError(500, "expected a reply of the model, got an error: see the log"))
             return
-        took = perf_counter() - begun
+        took = self._last_run_s = perf_counter() - begun
         self._seconds_per_row = took / max(count * self.settings.slots, 1)
         self._observer.batch_done(count, begun - jobs[0].since, took)
         for job, reply in zip(jobs, replies, strict=True):

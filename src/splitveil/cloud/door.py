@@ -8,7 +8,6 @@ from time import perf_counter
 
 from starlette.types import ASGIApp
 
-from splitveil.cloud.access import Rates, Tokens
 from splitveil.cloud.exchange import Exchange
 from splitveil.cloud.intake import ClientGoneError, Receive, Scope, Send
 from splitveil.cloud.logs import error_fields, log
@@ -33,9 +32,6 @@ class Door:
 
     def __init__(self, app: ASGIApp, service: Service, shortcuts: Mapping[str, tuple[ASGIApp, dict[str, str]]]) -> None:
         self._app, self._service, self._shortcuts = app, service, shortcuts
-        settings, limits = service.settings, service.settings.limits
-        self._tokens = Tokens(settings.token_digests)
-        self._rates = None if limits.rate_per_s is None else Rates(limits.rate_per_s, limits.burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -66,10 +62,8 @@ class Door:
     def _admit(self, scope: Scope, exchange: Exchange) -> None:
         if scope["path"] in _OPEN_TO_ALL:
             return
-        token = self._tokens.check(exchange.headers.get(b"authorization"))
-        if self._rates is not None:
-            client = scope.get("client")
-            self._rates.spend(token or (client[0] if client else None))
+        client = scope.get("client")
+        self._service.access.admit(exchange.headers.get(b"authorization"), client[0] if client else None)
 
     async def _refuse(self, exchange: Exchange, problem: HttpError) -> None:
         if exchange.status:  # the answer had begun, and no second one can follow it

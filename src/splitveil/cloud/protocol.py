@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from splitveil.cloud.datatypes import DATATYPES, TensorSpec
 from splitveil.cloud.problems import HttpError, shown
 
-__all__ = ["HEADER_LENGTH", "InferRequest", "header_size", "parse_infer"]
+__all__ = ["HEADER_LENGTH", "Blobs", "InferRequest", "header_size", "parse_infer", "read_request"]
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
@@ -79,7 +79,21 @@ def parse_infer(
     top = _json(body[:size])
     if not isinstance(top, dict):
         raise HttpError(400, f"expected a JSON object as request, got {type(top).__name__}")
-    blobs = _Blobs(body, size)
+    return read_request(top, Blobs(body, size), inputs, outputs, most_rows)
+
+
+def read_request(
+    top: dict[str, Any], blobs: Blobs, inputs: Sequence[TensorSpec], outputs: Sequence[str], most_rows: int
+) -> InferRequest:
+    """One request whose envelope has been read, wherever it came from.
+
+    Args:
+        top: the request without its binary parts, as its JSON says it.
+        blobs: those parts.
+        inputs: see `parse_infer`, likewise the others and the errors.
+        outputs: names.
+        most_rows: limit.
+    """
     wanted = {spec.name: spec for spec in inputs}
     arrays: dict[str, NDArray[Any]] = {}
     for item in _items(top, "inputs"):
@@ -122,13 +136,19 @@ def header_size(text: str | None, total: int) -> int:
     return size
 
 
-class _Blobs:
-    """The binary parts behind the JSON, in the order of the tensors."""
+class Blobs:
+    """The binary parts behind the JSON, in the order of the tensors.
+
+    Args:
+        body: that holds them.
+        begin: where they begin in it.
+    """
 
     def __init__(self, body: bytes, begin: int) -> None:
         self._body, self._at = body, begin
 
     def take(self, size: int, spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[Any]:
+        """The next of them, as an array."""
         left = len(self._body) - self._at
         if size > left:
             raise HttpError(
@@ -140,6 +160,7 @@ class _Blobs:
         return array.reshape(shape)
 
     def check_end(self) -> None:
+        """That none is left over."""
         left = len(self._body) - self._at
         if left:
             raise HttpError(
@@ -190,7 +211,7 @@ def _known(item: dict[str, Any], wanted: dict[str, TensorSpec], seen: dict[str, 
     return spec
 
 
-def _array(item: dict[str, Any], spec: TensorSpec, blobs: _Blobs, most_rows: int) -> NDArray[Any]:
+def _array(item: dict[str, Any], spec: TensorSpec, blobs: Blobs, most_rows: int) -> NDArray[Any]:
     datatype = item.get("datatype")
     if datatype != spec.datatype:
         known = "" if isinstance(datatype, str) and datatype in DATATYPES else ", which is no datatype"

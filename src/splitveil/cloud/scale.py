@@ -80,6 +80,8 @@ def deploy(bundle: str | Path, settings: ServeSettings, place: Place, replicas: 
         raise MissingExtraError("ray", "ray", "serving on Ray")
     if place.tls_cert is not None:
         raise SpecError("expected no certificate with --engine ray: let a load balancer before it end TLS")
+    if place.grpc_port is not None:
+        raise SpecError("expected REST alone with --engine ray, got a port for gRPC: serve gRPC with the local engine")
     ray, serve = import_module("ray"), import_module("ray.serve")
     served = open_bundle(Path(bundle), settings.public_key)
     settings = replace(settings, slots=settings.slots or 1, threads=settings.threads or 1)

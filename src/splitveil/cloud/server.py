@@ -7,9 +7,11 @@ import signal
 import socket
 import ssl
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,8 +19,12 @@ from fastapi import FastAPI
 from splitveil.cloud.app import create_app, service_of
 from splitveil.cloud.logs import log
 from splitveil.cloud.patience import patient_protocol
+from splitveil.cloud.service import Service
 from splitveil.cloud.settings import Limits, ServeSettings
-from splitveil.errors import InputError, OutputError, SpecError
+from splitveil.errors import InputError, MissingExtraError, OutputError, SpecError
+
+if TYPE_CHECKING:
+    from splitveil.cloud.grpc.server import GrpcServer
 
 __all__ = ["DrainingServer", "Place", "serve", "server_config"]
 
@@ -33,6 +39,7 @@ class Place:
     Args:
         host: name or address.
         port: 0 lets the operating system choose.
+        grpc_port: of gRPC, beside; 0 likewise, None leaves gRPC out.
         tls_cert: certificate chain, PEM; None for plain HTTP.
         tls_key: its private key, PEM.
         drain_s: after SIGTERM, how long new requests are still answered while readiness says 503.
@@ -41,14 +48,20 @@ class Place:
 
     host: str = "127.0.0.1"
     port: int = 8000
+    grpc_port: int | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     drain_s: float = 5.0
     grace_s: int = 30
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise SpecError(f"expected a port from 0 to 65535, got {self.port}")
+        for port in (self.port, self.grpc_port or 0):
+            if not 0 <= port <= 65535:
+                raise SpecError(f"expected a port from 0 to 65535, got {port}")
+        if self.port and self.port == self.grpc_port:
+            raise SpecError(f"expected two ports, got {self.port} for both REST and gRPC: choose another grpc_port")
+        if self.grpc_port is not None and find_spec("grpc") is None:
+            raise MissingExtraError("grpcio", "grpc", "serving over gRPC")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise SpecError("expected a certificate and its key, got one of them: give --tls-cert and --tls-key")
         if self.drain_s < 0 or self.grace_s < 0:
@@ -75,6 +88,11 @@ class Place:
             raise OutputError(f"cannot listen at {self.host}:{self.port}: {reason}; choose another --port") from error
         return bound
 
+    @property
+    def grpc_address(self) -> str:
+        """Host and port of gRPC."""
+        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.grpc_port or 0}"
+
     def url(self, bound: socket.socket) -> str:
         """Of a socket that this place bound."""
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -90,9 +108,11 @@ class DrainingServer(uvicorn.Server):
     ```
     """
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, drain_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, place: Place) -> None:
         super().__init__(config)
-        self._service, self._drain_s = service_of(app), drain_s
+        self._service, self._drain_s, self._grace_s = service_of(app), place.drain_s, place.grace_s
+        self._grpc = None if place.grpc_port is None else _grpc_server(self._service, place)
+        self.grpc_port: int | None = None
         self._exit_at: float | None = None
         self.was_interrupted = False
 
@@ -102,6 +122,19 @@ class DrainingServer(uvicorn.Server):
         at_once = self.was_interrupted or self._exit_at is not None
         self.force_exit = self.force_exit or (self.was_interrupted and self.should_exit)
         self._exit_at = monotonic() + (0.0 if at_once else self._drain_s)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """REST first, then gRPC beside it, in the same loop and over the same batches."""
+        await super().startup(sockets)
+        if self._grpc is not None and not self.should_exit:
+            self.grpc_port = await self._grpc.start()
+            log(logging.INFO, "listening", grpc_port=self.grpc_port)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Both: the batches end with REST's application, so gRPC goes first."""
+        if self._grpc is not None:
+            await self._grpc.stop(0 if self.force_exit else self._grace_s)
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
@@ -134,7 +167,7 @@ def serve(bundle: str | Path, settings: ServeSettings | None = None, place: Plac
             and place.host not in ("127.0.0.1", "::1", "localhost")
         ):
             log(logging.WARNING, "tokens_in_the_clear", cure="give --tls-cert and --tls-key, or let a proxy end TLS")
-        server = DrainingServer(server_config(app, place, service.settings.limits), app, place.drain_s)
+        server = DrainingServer(server_config(app, place, service.settings.limits), app, place)
         log(
             logging.INFO,
             "listening",
@@ -165,6 +198,13 @@ def server_config(app: FastAPI, place: Place, limits: Limits) -> uvicorn.Config:
         ssl_certfile=place.tls_cert,
         ssl_keyfile=place.tls_key,
     )
+
+
+def _grpc_server(service: Service, place: Place) -> GrpcServer:
+    from splitveil.cloud.grpc.server import GrpcServer
+
+    tls = None if place.tls_cert is None or place.tls_key is None else (place.tls_cert, place.tls_key)
+    return GrpcServer(service, place.grpc_address, tls)
 
 
 def _check_pair(cert: Path, key: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitveil import __version__
+from splitveil.cloud.access import Access
 from splitveil.cloud.batching import Batcher, BatcherSettings
 from splitveil.cloud.datatypes import TensorSpec
 from splitveil.cloud.inflate import inflate
@@ -55,6 +56,7 @@ class Service:
         )
         self.batcher = Batcher(served.tail(settings, settings.threads or 1), batching, self)
         self.metrics.watch(lambda: self.batcher.queued_rows, lambda: self.batcher.running, lambda: self.is_ready)
+        self.access = Access(settings.token_digests, limits.rate_per_s, limits.burst)
         self._draining = False
         self._expires_s = self.passport.expires.timestamp() if self.passport.expires else float("inf")
         self._range = _limits(self.passport.release_range)
@@ -97,7 +99,14 @@ class Service:
             HttpError: 400, 413 or 415, with the reason.
         """
         data = inflate(body, encoding, self._inflated_bytes)
-        request = parse_infer(data, header_length, [self.input], [OUTPUT], self.settings.limits.max_rows)
+        return self.check(parse_infer(data, header_length, [self.input], [OUTPUT], self.settings.limits.max_rows))
+
+    def check(self, request: InferRequest) -> InferRequest:
+        """The same request with its features as the tail takes them.
+
+        Raises:
+            HttpError: 400: another passport, or features that no release holds.
+        """
         self._check_passport(request.parameters.get("passport"))
         sent = request.inputs[INPUT]
         if self.input.datatype != "FP32":
@@ -105,8 +114,12 @@ class Service:
         self._check_values(sent)
         return request
 
-    async def reply(self, rows: NDArray[np.float32], intake: Intake) -> NDArray[np.float32]:
+    async def reply(self, rows: NDArray[np.float32], intake: Intake | None = None) -> NDArray[np.float32]:
         """The replies of checked rows, unless the client hangs up or it takes too long.
+
+        Args:
+            rows: of a request.
+            intake: that tells when its client hangs up; None where this task is cancelled then.
 
         Raises:
             HttpError: 429, 500, or 503 where the passport has expired or there was no time.
@@ -118,7 +131,7 @@ class Service:
             return np.zeros((0, *self.passport.reply_shape), np.float32)
         task = asyncio.current_task()
         assert task is not None
-        watch = _Watch(intake, task)
+        watch = None if intake is None else _Watch(intake, task)
         try:
             async with asyncio.timeout(self.settings.limits.request_timeout_s):
                 return await self.batcher.submit(rows)
@@ -127,12 +140,13 @@ class Service:
                 503, "expected a free model in time, got none: try again later", retry_after_s=1.0
             ) from None
         except asyncio.CancelledError:
-            if watch.gone:
+            if watch is not None and watch.gone:
                 task.uncancel()
                 raise ClientGoneError from None
             raise
         finally:
-            watch.close()
+            if watch is not None:
+                watch.close()
 
     def batch_done(self, rows: int, waited_s: float, run_s: float) -> None:
         """See `BatchObserver`."""

@@ -78,7 +78,7 @@ class ServeSettings:
         runtime: ``onnx``, or ``torch`` for the model of `run`.
         run: folder of the run that was exported; ``torch`` only.
         max_batch: rows that run together; None measures what suits the machine.
-        max_delay_ms: that the first of a batch waits for others.
+        max_delay_ms: that the first of a batch waits for others; longer while other batches run, see `BatcherSettings`.
         slots: batches that run at the same time; None measures.
         threads: of each of them; None measures.
         token_digests: sha256 of the tokens that open the door; none leaves it open.

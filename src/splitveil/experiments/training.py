@@ -232,10 +232,8 @@ def _evaluate(
 ) -> Evaluation:
     rng = Rng(spec.seed).child("evaluate")
     found = as_result(summarize(scores, rng=rng.child("bootstrap"), safer="higher"), unit="", safer="higher")
-    classifies = task.score_name == "accuracy"
     return Evaluation(
-        accuracy=found if classifies else None,
-        score=None if classifies else ScoreResult(name=task.score_name, result=found),
+        score=ScoreResult(name=task.score_name, result=found),
         payload_bytes=payload_bytes(model.codec, model.release_spec),
         edge_parameters=count_parameters(model.head, model.mechanism, model.finish),
         cloud_parameters=count_parameters(model.tail),

@@ -57,8 +57,8 @@ def _row(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
         "defense": run.label,
         "run": run.record.name,
         **_score("accuracy", evaluation.accuracy if evaluation else None),
-        **_score("score", evaluation.utility if evaluation else None),
-        "score_name": evaluation.utility_name if evaluation else None,
+        **_score("score", evaluation.score.result if evaluation else None),
+        "score_name": evaluation.score.name if evaluation else None,
     }
     for name, column in _SCORES.items():
         finding = run.worst.get(name)

@@ -91,7 +91,7 @@ def _accuracy_curve(run: Run) -> Curve | None:
         return None
     said = "; ".join(f"{entry.name}: {_ends(line.values)}" for line, entry in shown)
     lines, legend = [line for line, _ in shown], [entry for _, entry in shown]
-    word = score_word([run.evaluation.utility_name] if run.evaluation else [])
+    word = score_word([run.evaluation.score.name] if run.evaluation else [])
     return Curve.drawn(f"{word[:1].upper()}{word[1:]}, %", lines, legend, said)
 
 

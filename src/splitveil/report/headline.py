@@ -83,7 +83,7 @@ def _times(ratio: float) -> str:
 def _accuracies(run: Run, baseline: Run) -> str:
     if run.evaluation is None or baseline.evaluation is None:
         return ""
-    ours, theirs = percent(run.evaluation.utility.mean), percent(baseline.evaluation.utility.mean)
+    ours, theirs = percent(run.evaluation.score.result.mean), percent(baseline.evaluation.score.result.mean)
     return f", and the task scores {ours} % in place of {theirs} %"
 
 

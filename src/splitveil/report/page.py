@@ -45,7 +45,7 @@ def context(runs: Sequence[Run], title: str) -> dict[str, Any]:
     judgements = [judge(run, runs) for run in runs]
     audited, certified, checked = audits(runs), cards(runs), checks(runs)
     drawn, unread = planes(runs)
-    levels = sorted({run.evaluation.utility.level for run in runs if run.evaluation} or {0.95})
+    levels = sorted({run.evaluation.score.result.level for run in runs if run.evaluation} or {0.95})
     return {
         "title": title,
         "score_word": _word(runs),
@@ -83,7 +83,7 @@ def _scatter(runs: Sequence[Run], judgements: Sequence[Judgement]) -> Markup | N
         finding, evaluation = run.worst.get("mse"), run.evaluation
         if judgement.status in ("invalid", "none") or finding is None or evaluation is None:
             continue
-        error, accuracy = finding.result, evaluation.utility
+        error, accuracy = finding.result, evaluation.score.result
         points.append(
             Point(
                 label=run.label,
@@ -116,7 +116,7 @@ def _scatter(runs: Sequence[Run], judgements: Sequence[Judgement]) -> Markup | N
 
 
 def _word(runs: Sequence[Run]) -> str:
-    return score_word([run.evaluation.utility_name for run in runs if run.evaluation])
+    return score_word([run.evaluation.score.name for run in runs if run.evaluation])
 
 
 def _scale(runs: Sequence[Run]) -> str:

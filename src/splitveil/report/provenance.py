@@ -40,7 +40,7 @@ def provenance(run: Run) -> Provenance:
     training = run.spec.training
     rows = [("run", run.record.name), ("recipe", f"{training.epochs} epochs, seed {run.spec.seed}")]
     if run.evaluation:
-        utility, word = run.evaluation.utility, score_word([run.evaluation.utility_name])
+        utility, word = run.evaluation.score.result, score_word([run.evaluation.score.name])
         rows.append((word, f"{percent(utility.mean)} % of {scalar(utility.n)} test pictures"))
     return Provenance(
         label=run.label,

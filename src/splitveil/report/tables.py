@@ -62,7 +62,7 @@ def result_rows(runs: Sequence[Run], judgements: Sequence[Judgement]) -> list[Re
 
 def _result(run: Run, judgement: Judgement, several_attacks: bool) -> ResultRow:
     evaluation, headline = run.evaluation, run.headline
-    accuracy = evaluation.utility if evaluation else None
+    accuracy = evaluation.score.result if evaluation else None
     invalid = judgement.status == "invalid"
     scores, worst = [], Cell(DASH)
     for name in METRIC_NAMES:

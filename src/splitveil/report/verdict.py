@@ -59,7 +59,7 @@ def _mention(run: Run, judgement: Judgement) -> Mention:
     finding, evaluation = run.worst.get("psnr"), run.evaluation
     invalid = judgement.status == "invalid"
     score = INVALID if invalid else fixed(finding.result.mean, 1) if finding else DASH
-    accuracy = percent(evaluation.utility.mean) if evaluation else DASH
+    accuracy = percent(evaluation.score.result.mean) if evaluation else DASH
     return Mention(run.label, run.colour, score, accuracy, invalid)
 
 

@@ -91,10 +91,10 @@ def live(bundle: Path, settings: ServeSettings = SMALL, place: Place | None = No
     place = place or Place(port=0, drain_s=0.0)
     app = create_app(bundle, settings)
     with place.bind() as bound:
-        server = DrainingServer(server_config(app, place, settings.limits), app, place.drain_s)
+        server = DrainingServer(server_config(app, place, settings.limits), app, place)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
-        while not server.started:
+        while not server.started or (place.grpc_port is not None and server.grpc_port is None):
             time.sleep(0.01)
             assert thread.is_alive()
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -100,6 +101,27 @@ def test_those_that_come_while_all_slots_are_busy_run_together() -> None:
     replies, notes = talk(run, speak, max_batch=8, max_delay_s=0.0)
     assert [reply.item() for reply in replies] == [0, 2, 4, 6, 8, 10]
     assert notes.batches == [1, 5]
+
+
+def test_while_others_run_the_next_batch_waits_to_be_filled() -> None:
+    gate, turns = threading.Event(), iter(range(100))
+
+    def run(rows: Array) -> Array:
+        gate.wait(20) if next(turns) else time.sleep(0.8)  # the first says how long a batch takes
+        return double(rows)
+
+    async def speak(batcher: Batcher) -> list[Array]:
+        replies = [await batcher.submit(rows_of(0))]
+        busy = asyncio.ensure_future(batcher.submit(rows_of(1, 1, 1, 1)))
+        asked = [asyncio.ensure_future(batcher.submit(rows_of(3)))]
+        await asyncio.sleep(0.02)  # ten times the delay, a tenth of the patience
+        asked.append(asyncio.ensure_future(batcher.submit(rows_of(4))))
+        await asyncio.sleep(0.5)
+        gate.set()
+        return [*replies, *await asyncio.gather(busy, *asked)]
+
+    _, notes = talk(run, speak, max_batch=4, max_delay_s=0.002, slots=2)
+    assert sorted(notes.batches) == [1, 2, 4]
 
 
 def test_a_request_larger_than_a_batch_runs_as_several() -> None:

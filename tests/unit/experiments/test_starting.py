@@ -46,7 +46,7 @@ def earlier(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
 
 def test_the_model_to_start_from_has_learned(earlier: RunRecord) -> None:
     assert earlier.evaluation is not None
-    assert earlier.evaluation.utility.mean > 0.8
+    assert earlier.evaluation.score.result.mean > 0.8
 
 
 def go(
@@ -191,8 +191,8 @@ def test_a_model_is_distilled_without_labels(earlier: RunRecord, tmp_path: Path)
     run = go(bare, tmp_path / "run", earlier.path, cem(weight=0.02, clusters=2), task="distillation", training=FAST)
     found = run.evaluation
     assert found is not None
-    assert found.utility_name == "agreement"
-    assert found.utility.mean > 0.8
+    assert found.score.name == "agreement"
+    assert found.score.result.mean > 0.8
     assert run.spec.learns.params == {"classes": 2}
     assert attack(run, "mean_image", device="cpu").metrics["mse"].mean > 0
 

@@ -46,11 +46,10 @@ def test_a_regression_run_says_what_its_score_is(regression: RunRecord) -> None:
     found = regression.evaluation
     assert found is not None
     assert found.accuracy is None
-    assert found.score is not None
-    assert found.utility_name == "1-nmae"
+    assert found.score.name == "1-nmae"
     scores = task_scores(regression.path)
-    assert float(scores.double().mean()) == pytest.approx(found.utility.mean)
-    assert found.utility.mean > 0.72  # to say the mean of places from 0 to 7 in 7ths scores 0.71
+    assert float(scores.double().mean()) == pytest.approx(found.score.result.mean)
+    assert found.score.result.mean > 0.72  # to say the mean of places from 0 to 7 in 7ths scores 0.71
     assert set(load_file(regression.path / "samples/test.safetensors")) == {"score"}
     assert regression.spec.learns.params["low"] == [0.0]
 
@@ -58,8 +57,8 @@ def test_a_regression_run_says_what_its_score_is(regression: RunRecord) -> None:
 def test_a_segmentation_run_finds_the_squares(segmentation: RunRecord) -> None:
     found = segmentation.evaluation
     assert found is not None
-    assert (found.utility_name, found.accuracy) == ("mean-iou", None)
-    assert found.utility.mean > 0.6  # all background scores about 0.45
+    assert (found.score.name, found.accuracy) == ("mean-iou", None)
+    assert found.score.result.mean > 0.6  # all background scores about 0.45
     model = load_model(segmentation, model="task_fixtures:dense")
     x = torch.from_numpy(squares(3, seed=9)[0])[:, None].float() / 255
     assert model.predict(model.release(x, noise=SeededNoise(Rng(0)))).shape == (3, 2, 12, 12)
@@ -132,12 +131,16 @@ def test_old_records_are_read_and_two_scores_are_not() -> None:
         "payload_bytes": 4, "edge_parameters": 1, "cloud_parameters": 1, "input_shape": [1, 8, 8], "feature": {},
         "release": {}, "noise": [], "class_names": ["a", "b"], "splits": {}, "elapsed_s": 1.0,
     }  # fmt: skip
-    old = parse(Evaluation, {"accuracy": result, **rest}, "old")
-    assert (old.utility_name, old.utility.mean) == ("accuracy", 0.9)
+    old = parse(Evaluation, {"accuracy": result, "score": None, **rest}, "old")
+    assert old == parse(Evaluation, {"format": 2, "score": {"name": "accuracy", "result": result}, **rest}, "new")
+    assert old.accuracy is not None
     named = {"name": "mean-iou", "result": result}
-    assert parse(Evaluation, {"score": named, **rest}, "new").utility_name == "mean-iou"
-    for wrong in ({}, {"accuracy": result, "score": named}):
-        with pytest.raises(SpecError, match="expected accuracy, or the score of another task"):
+    other = parse(Evaluation, {"score": named, **rest}, "old")
+    assert (other.score.name, other.accuracy) == ("mean-iou", None)
+    with pytest.raises(SpecError, match="a newer splitveil wrote it"):
+        parse(Evaluation, {"format": 3, "score": named, **rest}, "later")
+    for wrong, said in (({}, "the key 'score'"), ({"accuracy": result, "score": named}, "accuracy")):
+        with pytest.raises(SpecError, match=said):
             parse(Evaluation, {**wrong, **rest}, "wrong")
 
 

@@ -21,6 +21,7 @@ from splitveil.records import (
     PlugInSpec,
     RunRecord,
     RunSpec,
+    ScoreResult,
     TrainingSpec,
 )
 from splitveil.rng import Rng
@@ -216,7 +217,7 @@ def make_run(tmp_path: Path) -> MakeRun:
 
 def _evaluation(accuracy: float, class_names: Sequence[str]) -> Evaluation:
     return Evaluation(
-        accuracy=metric("accuracy", accuracy, spread=0.01),
+        score=ScoreResult(name="accuracy", result=metric("accuracy", accuracy, spread=0.01)),
         payload_bytes=512,
         edge_parameters=1304,
         cloud_parameters=40_000,

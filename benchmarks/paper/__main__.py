@@ -1,0 +1,74 @@
+"""The paper's rows: ``python -m benchmarks.paper --data FOLDER --row noise_arl --scale reduced [--minutes 10]``.
+
+Trains the row's defense alone, with the paper's CEM and with ours, at each noise level and seed; attacks each as the
+paper does and honestly; writes ``results/paper/ROW@SCALE.json`` once all of it is there. Stopped, or out of its
+minutes, it goes on where it was. ``--publish`` builds ``results/paper/cifar10.json`` from the rows that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paper.points import points_of, run_point
+from benchmarks.paper.publishing import FOLDER, build
+from benchmarks.paper.scales import ROWS, SCALES
+from splitveil.experiments.environment import describe_environment, pick_device
+from splitveil.files import write_text
+
+
+def main() -> int:
+    """Run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder of CIFAR-10 as parquet")
+    parser.add_argument("--row", choices=ROWS, nargs="*", default=[])
+    parser.add_argument("--scale", choices=SCALES, default="reduced")
+    parser.add_argument("--out", type=Path, default=Path("runs/paper"), help="runs, and points that are done")
+    parser.add_argument("--minutes", type=float, help="then stop, to go on with the same command")
+    parser.add_argument("--publish", action="store_true", help="build the table of the rows that are there")
+    options = parser.parse_args()
+    if options.row and options.data is None:
+        parser.error("expected --data beside --row")
+    until = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    for row in options.row:
+        if not _run_row(row, options, until):
+            print("out of time: the same command goes on")
+            return 0
+    if options.publish:
+        build()
+    return 0
+
+
+def _run_row(row: str, options: argparse.Namespace, until: float | None) -> bool:
+    file = FOLDER / f"{row}@{options.scale}.json"
+    if file.is_file():
+        return True
+    scale, done = SCALES[options.scale], list[dict[str, Any]]()
+    for point in points_of(row, scale):
+        found = run_point(point, scale, options.data, options.out / options.scale, until)
+        if found is None:
+            return False
+        done.append(found)
+    record = {
+        "row": row,
+        "scale": options.scale,
+        "seeds": scale.seeds,
+        "settings": {
+            "paper_weight": scale.paper_weight,
+            "our_weight": scale.our_weight,
+            "decoder": dict(scale.decoder),
+        },
+        "environment": describe_environment(pick_device(None)),
+        "seconds": sum(point["seconds"] for point in done),
+        "points": done,
+    }
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    return True
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,88 @@
+"""The paper's second attacker: its decoder, refined against a critic that tells its pictures from real ones (GMI)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from splitveil.contracts import Inverter, Subject
+from splitveil.data.loader import Pictures
+from splitveil.noise import SeededNoise
+from splitveil.rng import Rng
+
+__all__ = ["Critic", "refine"]
+
+_PENALTY, _LIKENESS = 10.0, 1500.0
+_CRITIC_STEPS, _CRITIC_LR, _DECODER_LR = 10, 5e-3, 5e-4
+_BETAS = (0.5, 0.999)
+
+
+class Critic(nn.Module):
+    """Strided convolutions to one number per picture of at least 16 x 16.
+
+    Args:
+        channels: of the pictures.
+        width: of the first layer.
+    """
+
+    def __init__(self, channels: int, width: int = 64) -> None:
+        super().__init__()
+        sizes = (channels, width, 2 * width, 4 * width)
+        layers: list[nn.Module] = []
+        for number, (one, two) in enumerate(pairwise(sizes)):
+            layers.append(nn.Conv2d(one, two, 5, stride=2, padding=2))
+            layers += [nn.InstanceNorm2d(two, affine=True)] if number else []
+            layers.append(nn.LeakyReLU(0.2))
+        self.body, self.last = nn.Sequential(*layers), nn.Conv2d(sizes[-1], 1, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(n, c, h, w)`` to ``(n,)``."""
+        return self.last(self.body(x)).flatten(1).mean(1)
+
+
+def refine(
+    decoder: Inverter, subject: Subject, pictures: Pictures, *, epochs: int, batch_size: int, rng: Rng
+) -> Inverter:
+    """Go on training a fitted decoder: ``1500 MSE - critic``, one step for ten of the critic's (WGAN-GP).
+
+    Args:
+        decoder: whose weights are changed.
+        subject: that releases.
+        pictures: the attacker's.
+        epochs: passes over them.
+        batch_size: pictures of a step.
+        rng: key of order, noise and weights.
+
+    Returns:
+        The same decoder, in evaluation mode.
+    """
+    with rng.child("critic").scoped():
+        critic = Critic(subject.input_shape[0]).to(pictures.device)
+    of_critic = torch.optim.Adam(critic.parameters(), _CRITIC_LR, _BETAS)
+    of_decoder = torch.optim.Adam(decoder.parameters(), _DECODER_LR, _BETAS)
+    drawn = rng.child("mix").generator()
+    step = 0
+    for epoch in range(epochs):
+        order, key = pictures.order(rng.child("order", epoch)), rng.child("noise", epoch)
+        for start in range(0, len(order) - batch_size + 1, batch_size):
+            x, _ = pictures.get(order[start : start + batch_size])
+            with torch.no_grad():
+                r = subject.release(x, noise=SeededNoise(key, start))
+            decoder.train()
+            step += 1
+            fake = decoder(r)
+            mix = torch.rand(len(x), 1, 1, 1, generator=drawn).to(x.device)
+            between = (mix * x + (1 - mix) * fake.detach()).requires_grad_()
+            [slope] = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+            penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
+            of_critic.zero_grad()
+            (critic(fake.detach()).mean() - critic(x).mean() + _PENALTY * penalty).backward()
+            of_critic.step()
+            if step % _CRITIC_STEPS == 0:
+                of_decoder.zero_grad()
+                (_LIKENESS * functional.mse_loss(fake, x) - critic(fake).mean()).backward()
+                of_decoder.step()
+    return decoder.eval()

@@ -1,0 +1,89 @@
+"""At which scale a row is run, and its defenses: alone, with the paper's CEM, with ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from splitveil.defenses import Defense, conditional_entropy, load_defense
+from splitveil.specs import PlugInSpec
+
+__all__ = ["KINDS", "ROWS", "SCALES", "Scale", "defense_of"]
+
+ROWS = ("bottleneck", "noise_arl", "distcorr", "dropout", "patrol", "ressfl", "noise_nopeek")
+KINDS = ("without", "paper", "ours")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much of everything.
+
+    Args:
+        recipe: of the training.
+        training: changes to it.
+        limit: the most pictures to use, None for the recipe's.
+        noise: standard deviations, feature units, by row; ``*`` for all others.
+        paper_weight: lambda of the paper's CEM.
+        our_weight: of ours, nats per feature dimension.
+        seeds: of each point.
+        decoder: the paper's attacker.
+        adversarial: epochs of its adversarial refinement.
+        honest: attackers of the honest protocol.
+    """
+
+    recipe: str
+    noise: Mapping[str, tuple[float, ...]]
+    paper_weight: float
+    our_weight: float
+    seeds: int
+    decoder: Mapping[str, Any]
+    adversarial: int
+    honest: tuple[PlugInSpec, ...]
+    training: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+
+    def noise_of(self, row: str) -> tuple[float, ...]:
+        """The sweep of a row."""
+        return self.noise.get(row, self.noise["*"])
+
+
+_SWEEP = (0.01, 0.025, 0.05, 0.1, 0.15)  # of the released script
+_PAPER = {"channels": 64, "blocks": 8, "epochs": 50, "batch_size": 256, "lr": 1e-3, "weight_decay": 1e-4}
+_STRONG = {"channels": 32, "blocks": 2, "batch_size": 64, "lr": 2e-3, "flip": True}
+SCALES = {
+    "full": Scale(
+        recipe="full",
+        noise={"bottleneck": _SWEEP, "noise_arl": _SWEEP, "*": (0.025, 0.1)},
+        paper_weight=16.0,
+        our_weight=0.2,
+        seeds=2,
+        decoder=_PAPER,
+        adversarial=150,
+        honest=(PlugInSpec(name="decoder", params=_PAPER | {"flip": True}), PlugInSpec(name="linear")),
+    ),
+    "reduced": Scale(
+        recipe="quick",
+        training={"epochs": 12},
+        limit=6_000,
+        noise={"*": (0.05, 0.15)},
+        paper_weight=2.0,
+        our_weight=0.2,
+        seeds=1,
+        decoder={**_PAPER, "channels": 32, "blocks": 2, "epochs": 20, "batch_size": 64},
+        adversarial=0,
+        honest=(PlugInSpec(name="decoder", params=_STRONG | {"epochs": 25}), PlugInSpec(name="linear")),
+    ),
+}
+
+
+def defense_of(row: str, kind: str, noise_std: float, scale: Scale) -> Defense:
+    """A row's defense at a noise level: the mechanism is the same for all three kinds, the penalty differs."""
+    alone = load_defense(row, {"noise_std": noise_std})
+    if kind == "without":
+        return alone
+    if kind == "paper":
+        return alone + conditional_entropy(
+            scale.paper_weight, surrogate="thresholded_trace", covariance="isotropic", schedule="lr_coupled"
+        )
+    return alone + conditional_entropy(scale.our_weight)

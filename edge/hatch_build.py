@@ -1,0 +1,20 @@
+"""The package's source lies beside that of splitveil in a checkout, and within this folder in its own sdist."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+_PACKAGE = "splitveil_edge"
+
+
+class SourceHook(BuildHookInterface[Any]):
+    """Adds the package, wherever it lies."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Called before each build."""
+        own = Path(self.root) / _PACKAGE
+        source = own if own.is_dir() else Path(self.root).parent / "src" / _PACKAGE
+        build_data["force_include"][str(source)] = _PACKAGE
