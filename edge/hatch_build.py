@@ -11,10 +11,9 @@ _PACKAGE = "splitveil_edge"
 
 
 class SourceHook(BuildHookInterface[Any]):
-    """Adds the package, wherever it lies."""
+    """Adds the package where it is not found by its name."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called before each build."""
-        own = Path(self.root) / _PACKAGE
-        source = own if own.is_dir() else Path(self.root).parent / "src" / _PACKAGE
-        build_data["force_include"][str(source)] = _PACKAGE
+        if not (Path(self.root) / _PACKAGE).is_dir():
+            build_data["force_include"][str(Path(self.root).parent / "src" / _PACKAGE)] = _PACKAGE

@@ -80,7 +80,7 @@ def test_the_installed_package_does_its_job(built: Path, tmp_path: Path) -> None
     assert Path(place.strip()).is_relative_to(tmp_path / "site")
     words = [sys.executable, "-P", "-m", "splitveil"]
     run([*words, "train", "--limit", "300", "--recipe", "tiny", "--set", "epochs=1", "--out", "run"], **python)
-    run([*words, "attack", "run", "--set", "epochs=1"], **python)
+    run([*words, "attack", "run", "-p", "epochs=1"], **python)
     run([*words, "report", "run", "--out", "report.html"], **python)
     assert (tmp_path / "report.html").stat().st_size > 10_000
     run([*words, "export", "run", "--out", "bundle"], **python)

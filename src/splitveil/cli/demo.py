@@ -16,9 +16,13 @@ def demo(
     curves: Annotated[
         bool, typer.Option("--curves", help="Compare at equal accuracy over a grid and two seeds: some minutes.")
     ] = False,
+    ui: Annotated[bool, typer.Option("--ui", help="Then serve the live page, at /ui/, until Ctrl-C.")] = False,
+    port: Annotated[int, typer.Option(help="With --ui; 0 lets the system choose.")] = 8000,
     json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Train, attack and report three models on the digits: undefended, noise, and noise trained with CEM."""
+    if ui:
+        _check_ui(curves)
     if curves:
         _curves(out, seed, json_)
         return
@@ -39,6 +43,31 @@ def demo(
     show_table(records)
     typer.echo("higher MSE and lower PSNR are safer: the attacker's pictures are further from the originals")
     typer.echo(f"report: {page.resolve()}")
+    if ui:
+        _serve(out, port)
+
+
+def _check_ui(curves: bool) -> None:
+    from splitveil.cli.serve import check_extra
+    from splitveil.errors import UsageError
+    from splitveil.export.graph import check_exporter
+
+    if curves:
+        raise UsageError("expected either --ui or --curves, got both: the page shows the demo's three runs")
+    check_exporter()  # both before the work, not after it
+    check_extra()
+
+
+def _serve(out: Path, port: int) -> None:
+    from splitveil.cloud.logs import configure
+    from splitveil.cloud.pages import HOME
+    from splitveil.cloud.server import Place, serve
+    from splitveil.cloud.settings import ServeSettings
+
+    bundle = _bundle(out)
+    configure("warning")
+    typer.echo(f"live page: http://127.0.0.1:{port}{HOME} (Ctrl-C ends it)" if port else "live page: see the log")
+    serve(bundle, ServeSettings(ui=True, max_batch=8, slots=1, threads=1), Place(port=port, drain_s=0))
 
 
 def _curves(out: Path, seed: int, json_: bool) -> None:
@@ -50,3 +79,22 @@ def _curves(out: Path, seed: int, json_: bool) -> None:
         raise UsageError("expected either --curves or --seed, got both: curves take two seeds of their own")
     check_demo_folder(out)
     finish(comparison_cells(), out / "curves", recipe="tiny", json_=json_)
+
+
+def _bundle(out: Path) -> Path:
+    """A bundle of the demo's CEM run with all that the live page shows; made once."""
+    from tempfile import TemporaryDirectory
+
+    from splitveil.cli.common import progress_bar
+    from splitveil.experiments.demo import BUNDLE
+    from splitveil.export.bundle import export
+    from splitveil.export.live import write_live
+    from splitveil.records import RunRecord
+
+    folder, record = out / BUNDLE, RunRecord.open(out / "cem")
+    if not folder.exists():
+        with TemporaryDirectory(dir=out, prefix=".bundle-") as name:  # whole or not at all
+            made = export(record, Path(name) / BUNDLE, name="digits", observer=progress_bar("bundle")).path
+            write_live(made, record, RunRecord.open(out / "none"))
+            made.rename(folder)
+    return folder

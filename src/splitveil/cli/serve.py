@@ -107,7 +107,7 @@ def serve(
         limits=limits,
         ui=ui,
     )
-    _check_extra()
+    check_extra()
     from splitveil.cloud.logs import configure
     from splitveil.cloud.server import Place
 
@@ -123,7 +123,8 @@ def serve(
         serve_here(bundle, settings, place)
 
 
-def _check_extra() -> None:
+def check_extra() -> None:
+    """That all is installed which serving needs, or a `MissingExtraError`."""
     for package in ("fastapi", "uvicorn", "httptools", "onnxruntime", "prometheus_client"):
         if find_spec(package) is None:
             raise MissingExtraError(package, "serve", "serving a bundle")

@@ -18,9 +18,9 @@ from splitveil.records import RunRecord
 from splitveil.specs import PlugInSpec
 from splitveil.threats import ThreatModel
 
-__all__ = ["DEFENSES", "PAGE", "check_demo_folder", "comparison_cells", "run_demo"]
+__all__ = ["BUNDLE", "DEFENSES", "PAGE", "check_demo_folder", "comparison_cells", "run_demo"]
 
-PAGE = "report.html"
+PAGE, BUNDLE = "report.html", "bundle"
 
 DEFENSES = (
     PlugInSpec(name="none"),
@@ -43,7 +43,7 @@ def check_demo_folder(out: Path) -> None:
         raise OutputError(f"expected a folder for the demo at '{out}', got a file: choose another --out")
     names = [defense.name for defense in DEFENSES]
     found = others(out, PAGE) if out.is_dir() else []
-    ours = {*names, PAGE, *(Path(PAGE).with_suffix(end).name for end in (".json", ".csv")), "curves"}
+    ours = {*names, PAGE, BUNDLE, *(Path(PAGE).with_suffix(end).name for end in (".json", ".csv")), "curves"}
     strange = [name for name in found if name not in ours and not name.startswith(".")]
     if strange:
         raise OutputError(

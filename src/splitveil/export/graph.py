@@ -30,7 +30,15 @@ from splitveil.split_model import SplitModel
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
-__all__ = ["edge_parity", "export_cloud", "export_edge", "export_finish", "export_inverter", "run_onnx"]
+__all__ = [
+    "check_exporter",
+    "edge_parity",
+    "export_cloud",
+    "export_edge",
+    "export_finish",
+    "export_inverter",
+    "run_onnx",
+]
 
 _KEY = Rng(0).child("export")  # of the pictures and the noise that a part is traced with
 _TRACED_ROWS = 2  # torch treats 0 and 1 as constants
@@ -195,6 +203,13 @@ def _pictures(model: SplitModel, n: int) -> Tensor:
 
 def _release(model: SplitModel, n: int) -> Tensor:
     return model.release(_pictures(model, n), noise=SeededNoise(_KEY))
+
+
+def check_exporter() -> None:
+    """That all is installed which exporting needs, or a `MissingExtraError`."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "export", "exporting")
 
 
 def _load(package: str, purpose: str) -> Any:
