@@ -248,8 +248,8 @@ def tell(records: dict[str, RunRecord]) -> None:
     tried = [
         {attack.key for attack in records[name].attacks} & standard for name in ("gaussian .1", "gaussian .2", "cem")
     ]
-    able = tried[0] == tried[1] == tried[2]  # attackers of unequal strength would say nothing of the defenses
-    gain, low, high = cem_gain(records, standard) if able else (None, None, None)
+    common = set.intersection(*tried)  # attackers of unequal strength would say nothing of the defenses
+    gain, low, high = cem_gain(records, common) if common else (None, None, None)
     publish(
         "attacks_cifar10",
         {
@@ -259,7 +259,7 @@ def tell(records: dict[str, RunRecord]) -> None:
             "cem_gain_standard_db": gain,
             "cem_gain_low_db": low,
             "cem_gain_high_db": high,
-            "cem_gain_under": sorted({label(attack) for attack in records["cem"].attacks if attack.key in tried[2]}),
+            "cem_gain_under": sorted({label(attack) for attack in records["cem"].attacks if attack.key in common}),
             "seeds": 1,
             "gaussian_linear_excess_max": measured("gaussian_linear", "excess_max"),
             **{

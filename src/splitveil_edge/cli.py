@@ -25,6 +25,7 @@ __all__ = ["main", "read_token"]
 
 _INTERRUPTED = 130
 _TOKEN = "SPLITVEIL_TOKEN"
+_MOST_VALUES = 8
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "splitveil-edge") -> int:
@@ -114,9 +115,8 @@ def _infer(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found, indent=2, allow_nan=False))
     else:
-        for item in found:
-            named = "  ".join(f"{choice['class']} {choice['score']:.3f}" for choice in item["classes"])
-            print(f"{item['picture']}: {named}")
+        for item, row in zip(found, scores, strict=True):
+            print(f"{item['picture']}: {_named(item, row)}")
     return 0
 
 
@@ -130,9 +130,29 @@ def _check(options: argparse.Namespace) -> int:
     return 0
 
 
+def _named(item: dict[str, Any], row: NDArray[np.float32]) -> str:
+    if "classes" in item:
+        return "  ".join(f"{choice['class']} {choice['score']:.3f}" for choice in item["classes"])
+    if row.size <= _MOST_VALUES:
+        return "  ".join(f"{value:.3f}" for value in row.reshape(-1))
+    shape = " x ".join(map(str, row.shape))
+    return f"{shape} values from {row.min():.3f} to {row.max():.3f}; --json has them all"
+
+
+def _of_classes(passport: Passport) -> bool:
+    """Whether outputs are scores of classes: as the score says that the bundle was measured with."""
+    score = passport.parity.get("score", {"name": "accuracy"})
+    return score["name"] in ("accuracy", "agreement")
+
+
 def _described(file: Path, row: NDArray[np.float32], passport: Passport, top: int) -> dict[str, Any]:
-    """The highest scores of a picture; a score is the output's value, as the model defines it."""
+    """The highest scores of a picture, or its whole output where that is no list of scores, one per class.
+
+    A score is the output's value, as the model defines it.
+    """
     values = row.reshape(-1)
+    if row.ndim != 1 or not _of_classes(passport):
+        return {"picture": str(file), "output": row.tolist()}
     order = (-values).argsort(kind="stable")[:top]
     names = passport.class_names
     classes = [

@@ -28,6 +28,7 @@ LAYERS = (
         "codecs",
         "schedules",
         "files",
+        "migrations",
         "specs",
         "rooms",
     ),

@@ -64,20 +64,22 @@ def _plain(found: Exported) -> dict[str, Any]:
 
 
 def _show(found: Exported) -> None:
+    from splitveil.export.measuring import said_of_predictions
+
     passport, measured = found.passport, found.measured
-    accuracy = measured.accuracy
+    score = measured.score
     signed = "signed" if (found.path / "passport.sig").is_file() else "not signed"
     expires = "never expires" if passport.expires is None else f"expires {passport.expires:%Y-%m-%d %H:%M} UTC"
     typer.echo(f"bundle {found.path}: model '{passport.name}', {passport.precision['edge']}, {signed}, {expires}")
     for name, seal in passport.files.items():
         typer.echo(f"  {name:<12} {seal.size:>12,} bytes  sha256 {seal.sha256[:16]}…")
     typer.echo(
-        f"  accuracy {accuracy['mean']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}] through "
-        f"ONNX Runtime, {measured.accuracy_torch:.1%} through torch, on {measured.pictures} pictures"
+        f"  {score['name']} {score['mean']:.1%} [{score['low']:.1%}, {score['high']:.1%}] through "
+        f"ONNX Runtime, {measured.score_torch:.1%} through torch, on {measured.pictures} pictures"
     )
     typer.echo(
-        f"  parity: releases within {measured.edge.largest:.2g}, replies within {measured.cloud.largest:.2g}, "
-        f"{measured.same_predictions:.1%} of predictions the same"
+        f"  parity: releases within {measured.edge.largest:.2g}, replies within {measured.cloud.largest:.2g}"
+        f"{said_of_predictions(measured)}"
     )
     told = passport.release_nats
     typer.echo("  one release: " + ("nothing is certified" if told is None else f"at most {told:.4g} nats, certified"))

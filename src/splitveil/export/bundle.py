@@ -12,10 +12,12 @@ import numpy as np
 import torch
 
 from splitveil.codecs import Float32Codec, QuantisedCodec
+from splitveil.contracts import Task
 from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
 from splitveil.errors import CheckFailedError, SpecError, UnknownNameError, UsageError
 from splitveil.experiments.attacking import load_model
+from splitveil.experiments.completing import original_of
 from splitveil.experiments.training import LoadedData, load_data_spec
 from splitveil.export.facts import file_facts, model_facts, passport_name, release_range, run_facts, validity
 from splitveil.export.folders import check_new_folder, write_folder
@@ -28,6 +30,7 @@ from splitveil.records import RunRecord
 from splitveil.rng import Rng
 from splitveil.split_model import SplitModel
 from splitveil.training.observer import Observer
+from splitveil.training.tasks import make_task
 from splitveil_edge.passport import CLOUD, EDGE, FINISH, PASSPORT, SIGNATURE, Passport, parse_passport
 from splitveil_edge.reading import dump_json
 from splitveil_edge.signing import read_key_file, sign
@@ -83,7 +86,7 @@ def export(
         observer: hears of progress.
 
     Raises:
-        SpecError: the run has not finished, its task is no classification, or its certificates are violated.
+        SpecError: the run has not finished, or its certificates are violated.
         OutputError: `out` holds something.
         CheckFailedError: fp32 graphs that are not the model; nothing is written.
         MissingExtraError: onnx, onnxscript, onnxruntime or, with a key, cryptography is not installed.
@@ -93,11 +96,6 @@ def export(
         raise UnknownNameError("precision", precision, PRECISIONS)
     if not record.finished:
         raise SpecError(f"expected a finished run in '{record.path}', got one in training: finish it first")
-    if record.evaluation is not None and record.evaluation.accuracy is None:
-        raise SpecError(
-            f"expected a run that classifies, got task '{record.spec.learns.name}' in '{record.path}': a passport "
-            "tells the accuracy of its graphs, and knows no other score yet"
-        )
     check_new_folder(Path(out))
     private = key if isinstance(key, bytes) or key is None else read_key_file(Path(key))
     facts = {
@@ -110,9 +108,10 @@ def export(
     data = load_data_spec(record.spec.data, observer)
     split = _framed(load_model(record, data, trusted=model).to(memory_format=torch.contiguous_format), data, wire_bits)
     done: list[Exported] = []
+    task, rng = task_of(record, data, model), evaluation_rng(record)
 
     def fill(folder: Path) -> None:
-        done.append(_fill(folder, split, data, facts, precision, private, evaluation_rng(record), observer))
+        done.append(_fill(folder, split, data, facts, precision, private, rng, task, observer))
 
     path = write_folder(Path(out), fill)
     return Exported(path, done[0].passport, done[0].measured)
@@ -123,6 +122,13 @@ def evaluation_rng(record: RunRecord) -> Rng:
     return Rng(record.spec.seed).child("evaluate", "noise")
 
 
+def task_of(record: RunRecord, data: LoadedData, trusted: str | None = None) -> Task:
+    """What a run has learned, with the model that it has learned from where there is one."""
+    task = make_task(record.spec.learns)
+    original = original_of(record.spec, data.source, trusted) if task.needs_original else None
+    return task if original is None else task.attach(original.told)
+
+
 def _fill(
     folder: Path,
     model: SplitModel,
@@ -131,6 +137,7 @@ def _fill(
     precision: Precision,
     key: bytes | None,
     rng: Rng,
+    task: Task,
     observer: Observer | None,
 ) -> Exported:
     export_edge(model, folder / EDGE)
@@ -147,7 +154,8 @@ def _fill(
         "release_range": release_range(min(float(r.min()) for r in values), max(float(r.max()) for r in values)),
     }
     draft = parse_passport(dump_json({**facts, "parity": {}}))
-    measured = measure(model, folder, draft, hold(data.splits.test), rng, observer)
+    test = data.splits.test
+    measured = measure(model, folder, draft, hold(test, targets=test.targets), rng, task, observer)
     _check(measured, draft, precision)
     body = dump_json({**facts, "parity": measured.to_json()})
     passport = parse_passport(body)

@@ -1,4 +1,4 @@
-"""What exported graphs do, against the model they came from: parity on equal noise, and accuracy end to end."""
+"""What exported graphs do, against the model they came from: parity on equal noise, and the task's score end to end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from splitveil.contracts import Task
 from splitveil.data.loader import Pictures
 from splitveil.metrics.summary import summarize
 from splitveil.modes import evaluating
@@ -18,12 +19,11 @@ from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
 from splitveil.split_model import SplitModel
 from splitveil.training.observer import Observer
-from splitveil.training.tasks import Classification
 from splitveil_edge.graphs import CloudGraph, EdgeGraphs
 from splitveil_edge.passport import CodecSpec, Passport
 from splitveil_edge.wire import wire_codec
 
-__all__ = ["Measured", "Parity", "edge_limit", "measure"]
+__all__ = ["Measured", "Parity", "edge_limit", "measure", "said_of_predictions"]
 
 TOLERANCE = 1e-4
 """Of fp32 graphs, relative to the largest value where that is above 1."""
@@ -32,6 +32,7 @@ MOST_BEYOND = 0.01
 """Share of pictures whose release may differ by more: a mask or a level flips where two values lie within rounding."""
 
 _BATCH = 256
+_OF_CLASSES = ("accuracy", "agreement", "mean-iou")  # scores of outputs (n, classes, ...)
 _Array = NDArray[np.float32]
 
 
@@ -63,18 +64,19 @@ class Measured:
         edge: of releases.
         cloud: of replies to equal releases.
         finish: of outputs for equal replies, None without a finish.
-        same_predictions: share of pictures with the same prediction, each way from end to end.
-        accuracy: of the graphs, ``{mean, low, high, level, n}``.
-        accuracy_torch: of the model on the same pictures and noise.
+        same_predictions: share of predictions that are the same, each way from end to end; None where the task predicts
+            values and no classes.
+        score: of the task, of the graphs, ``{name, mean, low, high, level, n}``.
+        score_torch: of the model on the same pictures and noise.
         pictures: how many.
     """
 
     edge: Parity
     cloud: Parity
     finish: Parity | None
-    same_predictions: float
-    accuracy: dict[str, Any]
-    accuracy_torch: float
+    same_predictions: float | None
+    score: dict[str, Any]
+    score_torch: float
     pictures: int
 
     def to_json(self) -> dict[str, Any]:
@@ -84,14 +86,20 @@ class Measured:
             **{name: None if part is None else part.largest for name, part in parts.items()},
             "beyond_tolerance": {name: part.beyond for name, part in parts.items() if part is not None},
             "same_predictions": self.same_predictions,
-            "accuracy": self.accuracy,
-            "accuracy_torch": self.accuracy_torch,
+            "score": self.score,
+            "score_torch": self.score_torch,
             "pictures": self.pictures,
         }
 
 
 def measure(
-    model: SplitModel, folder: Path, passport: Passport, pictures: Pictures, rng: Rng, observer: Observer | None = None
+    model: SplitModel,
+    folder: Path,
+    passport: Passport,
+    pictures: Pictures,
+    rng: Rng,
+    task: Task,
+    observer: Observer | None = None,
 ) -> Measured:
     """Run pictures through the graphs of a bundle and through the model, on equal noise.
 
@@ -99,11 +107,12 @@ def measure(
         model: what was exported.
         folder: of the bundle.
         passport: its passport, or a draft of it.
-        pictures: with labels.
+        pictures: with their targets.
         rng: key of the noise.
+        task: that scores outputs.
         observer: watches.
     """
-    watcher, task = observer or Observer(), Classification()
+    watcher = observer or Observer()
     edge, cloud = EdgeGraphs(folder, passport), CloudGraph(folder, passport)
     differences = [_Differences(_step(passport.codec)), _Differences(0.0), _Differences(0.0)]
     scores, plain, same, start = list[Tensor](), list[Tensor](), list[Tensor](), 0
@@ -116,9 +125,11 @@ def measure(
             differences[1].add(cloud.reply(truth.r), truth.reply)
             differences[2].add(edge.finish(truth.reply), truth.output)
             output = torch.from_numpy(edge.finish(cloud.reply(_sent(passport, r))))
-            scores.append(task.score(output, y).float())
-            plain.append(task.score(torch.from_numpy(truth.output), y).float())
-            same.append(output.argmax(1) == torch.from_numpy(truth.output).argmax(1))
+            target, expected = task.target(x, y), torch.from_numpy(truth.output)
+            scores.append(task.score(output, target).float())
+            plain.append(task.score(expected, target).float())
+            if task.score_name in _OF_CLASSES:
+                same.append((output.argmax(1) == expected.argmax(1)).flatten())
             start += len(x)
             watcher.advance("pictures")
     finally:
@@ -130,11 +141,17 @@ def measure(
         edge=differences[0].parity,
         cloud=differences[1].parity,
         finish=differences[2].parity if finishes else None,
-        same_predictions=float(torch.cat(same).float().mean()),
-        accuracy=facts,
-        accuracy_torch=float(torch.cat(plain).mean()),
+        same_predictions=float(torch.cat(same).float().mean()) if same else None,
+        score={"name": task.score_name, **facts},
+        score_torch=float(torch.cat(plain).mean()),
         pictures=start,
     )
+
+
+def said_of_predictions(measured: Measured) -> str:
+    """How many predictions are the same, in words behind others; nothing where there are none."""
+    share = measured.same_predictions
+    return "" if share is None else f", {share:.1%} of predictions the same"
 
 
 def edge_limit(passport: Passport, parity: Parity) -> float:

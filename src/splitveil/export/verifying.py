@@ -20,9 +20,9 @@ from splitveil.data.holding import hold
 from splitveil.errors import CheckFailedError, SplitveilError
 from splitveil.experiments.attacking import load_model
 from splitveil.experiments.training import load_data_spec
-from splitveil.export.bundle import evaluation_rng
+from splitveil.export.bundle import evaluation_rng, task_of
 from splitveil.export.facts import codec_facts
-from splitveil.export.measuring import MOST_BEYOND, Measured, measure
+from splitveil.export.measuring import MOST_BEYOND, Measured, measure, said_of_predictions
 from splitveil.records import RunRecord
 from splitveil.split_model import SplitModel
 from splitveil_edge.errors import EdgeError
@@ -173,12 +173,12 @@ def _parity(passport: Passport, bundle: Path, run: RunRecord, trusted: str | Non
         )
     data = load_data_spec(run.spec.data)
     model = _like_passport(load_model(run, data, trusted=trusted).to(memory_format=torch.contiguous_format), passport)
-    test = hold(data.splits.test)
+    test = hold(data.splits.test, targets=data.splits.test.targets)
     few = test.take(torch.arange(min(pictures, len(test))))
-    measured = measure(model, bundle, passport, few, evaluation_rng(run))
+    measured = measure(model, bundle, passport, few, evaluation_rng(run), task_of(run, data, trusted))
     _hold(measured, passport)
     parts = f"releases within {measured.edge.largest:.2g}, replies within {measured.cloud.largest:.2g}"
-    return f"{parts} of torch, {measured.same_predictions:.1%} of {measured.pictures} predictions the same"
+    return f"{parts} of torch on {measured.pictures} pictures{said_of_predictions(measured)}"
 
 
 def _like_passport(model: SplitModel, passport: Passport) -> SplitModel:

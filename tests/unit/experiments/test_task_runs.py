@@ -13,6 +13,8 @@ from splitveil.defenses import cem, gaussian
 from splitveil.errors import InputError, MissingDataError, SpecError
 from splitveil.experiments.api import attack, load_model, train
 from splitveil.experiments.storage import task_scores
+from splitveil.export.bundle import export
+from splitveil.export.verifying import verify_bundle
 from splitveil.noise import SeededNoise
 from splitveil.records import Evaluation, RunRecord
 from splitveil.report.build import build_report
@@ -122,6 +124,22 @@ def test_rare_classes_can_weigh_or_come_as_much(tmp_path: Path) -> None:
     )
     assert drawn.evaluation is not None
     assert drawn.evaluation.accuracy is not None
+
+
+@pytest.mark.parametrize("task", ["regression", "segmentation"])
+def test_a_bundle_is_measured_by_the_score_of_its_task(
+    task: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    run: RunRecord = request.getfixturevalue(task)
+    assert run.evaluation is not None
+    factory = "task_fixtures:dense" if task == "segmentation" else None
+    exported = export(run, tmp_path / "bundle", model=factory)
+    assert exported.measured.score["name"] == run.evaluation.score.name
+    assert exported.measured.score["mean"] == pytest.approx(run.evaluation.score.result.mean, abs=0.02)
+    assert (exported.measured.same_predictions is None) == (task == "regression")
+    [parity] = [check for check in verify_bundle(exported.path, run=run, trusted=factory) if check.name == "parity"]
+    assert parity.state == "pass", parity.detail
 
 
 def test_old_records_are_read_and_two_scores_are_not() -> None:

@@ -89,8 +89,9 @@ def test_the_graphs_measure_what_torch_does(run: RunRecord, exported: Exported) 
     assert measured.edge.beyond <= 0.01
     assert measured.same_predictions > 0.98
     # eight bits on the wire are the only difference from what was trained
-    assert abs(measured.accuracy["mean"] - evaluation.accuracy.mean) < 0.05
-    assert measured.accuracy["n"] == evaluation.accuracy.n
+    assert measured.score["name"] == "accuracy"
+    assert abs(measured.score["mean"] - evaluation.accuracy.mean) < 0.05
+    assert measured.score["n"] == evaluation.accuracy.n
 
 
 def test_the_cloud_holds_nothing_of_the_edge(run: RunRecord, exported: Exported, tmp_path: Path) -> None:
