@@ -21,7 +21,7 @@ _BETAS = (0.5, 0.999)
 
 
 class Critic(nn.Module):
-    """Strided convolutions to one number per picture of at least 16 x 16.
+    """Strided convolutions to one number per picture of at least 32 x 32.
 
     Args:
         channels: of the pictures.
@@ -59,6 +59,7 @@ def refine(
     Returns:
         The same decoder, in evaluation mode.
     """
+    decoder.requires_grad_(True)
     with rng.child("critic").scoped():
         critic = Critic(subject.input_shape[0]).to(pictures.device)
     of_critic = torch.optim.Adam(critic.parameters(), _CRITIC_LR, _BETAS)
@@ -73,7 +74,7 @@ def refine(
                 r = subject.release(x, noise=SeededNoise(key, start))
             decoder.train()
             step += 1
-            fake = decoder(r)
+            fake = decoder.reconstruct(r)
             mix = torch.rand(len(x), 1, 1, 1, generator=drawn).to(x.device)
             between = (mix * x + (1 - mix) * fake.detach()).requires_grad_()
             [slope] = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
@@ -85,4 +86,4 @@ def refine(
                 of_decoder.zero_grad()
                 (_LIKENESS * functional.mse_loss(fake, x) - critic(fake).mean()).backward()
                 of_decoder.step()
-    return decoder.eval()
+    return decoder.requires_grad_(False).eval()

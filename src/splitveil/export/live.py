@@ -41,7 +41,7 @@ LIVE, PAGE = "live", "page.json"
 """The folder within a bundle, and the file in it that says what the page shows."""
 
 _SAMPLES = 10
-_FINEST, _COARSEST, _SCALES = 1 / 64, 8.0, 61  # of the noise; 1/64 is what 4,096 releases average to
+_FINEST, _COARSEST, _PER_OCTAVE = -6, 3, 16  # of the noise, octaves; 1/64 is what 4,096 releases average to
 
 
 def write_live(
@@ -195,7 +195,8 @@ def _certificate(model: SplitModel, data: LoadedData) -> dict[str, Any] | None:
     if channel is None or channel.std is None or channel.width is None or channel.ball is not None or len(specs) != 1:
         return None
     stds, width = [float(std) for std in channel.std], channel.width
-    scales = np.geomspace(_FINEST, _COARSEST, _SCALES).tolist()
+    octaves = np.arange(_FINEST * _PER_OCTAVE, _COARSEST * _PER_OCTAVE + 1) / _PER_OCTAVE
+    scales = (2.0**octaves).tolist()  # those of the page's slider among them, exactly
     nats = [math.fsum(capacity_box(1, width, std * scale) for std in stds) for scale in scales]
     if specs[0].law != "standard_normal" or not np.isfinite(nats).all():
         return None

@@ -1,0 +1,109 @@
+"""The benchmark of the paper's table: what its kinds differ in, and what its summary says of rows that are known."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+NOISE = (0.05, 0.15)
+PICTURES = 400
+
+
+@pytest.fixture(autouse=True)
+def _root_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+
+
+@pytest.mark.parametrize("row", ["bottleneck", "distcorr", "dropout", "patrol", "ressfl", "noise_nopeek", "noise_arl"])
+def test_kinds_differ_in_the_penalty_alone(row: str) -> None:
+    from benchmarks.paper.scales import SCALES, defense_of
+
+    for scale in SCALES.values():
+        without, paper, ours = (defense_of(row, kind, 0.1, scale) for kind in ("without", "paper", "ours"))
+        assert without.mechanisms == paper.mechanisms == ours.mechanisms
+        assert paper.penalties[:-1] == ours.penalties[:-1] == without.penalties
+        assert paper.penalties[-1].name == ours.penalties[-1].name == "conditional_entropy"
+        assert paper.penalties[-1].params["surrogate"] == "thresholded_trace"
+
+
+def point(kind: str, noise_std: float, accuracy: float, mse: float) -> dict[str, Any]:
+    from benchmarks.harness import pack
+
+    spread = np.linspace(0.5, 1.5, PICTURES)
+    correct = np.arange(PICTURES) < round(accuracy * PICTURES)
+    return {
+        "kind": kind,
+        "noise_std": noise_std,
+        "seed": 0,
+        "accuracy": {"mean": accuracy},
+        "paper": {"train": {"mse": mse}, "infer": {"mse": 1.1 * mse}},
+        "honest": {"attack": "decoder", "mse": {"mean": mse}},
+        "correct": pack(correct.astype(float), 1),
+        "error": pack(mse * spread),
+        "seconds": 1.0,
+    }
+
+
+def test_the_summary_of_known_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import harness
+    from benchmarks.paper import publishing
+
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    monkeypatch.setattr(publishing, "FOLDER", tmp_path / "paper")
+    (tmp_path / "paper").mkdir()
+    gains = {"without": 1.0, "paper": 1.25, "ours": 1.25 * 10**0.1}
+    points = [
+        point(kind, noise, accuracy, mse * gain)
+        for kind, gain in gains.items()
+        for noise, accuracy, mse in ((0.05, 0.8, 0.01), (0.15, 0.7, 0.02))
+    ]
+    record = {"row": "noise_arl", "scale": "reduced", "seeds": 1, "points": points}
+    (tmp_path / "paper" / "noise_arl@reduced.json").write_text(json.dumps(record))
+    publishing.build()
+    found = json.loads((tmp_path / "paper" / "cifar10.json").read_text())
+    summary = found["summary"]
+    assert summary["gain_paper_protocol_pct"] == pytest.approx(25.0, abs=1e-6)
+    assert summary["gain_honest_pct"] == pytest.approx(25.0, abs=0.5)
+    assert summary["best_over_paper_cem_db"] == pytest.approx(1.0, abs=0.02)
+    assert [row["printed_accuracy"] for row in found["rows"] if row["kind"] == "paper"] == pytest.approx([0.8762] * 2)
+
+
+def test_refining_a_decoder_keeps_it_near_the_pictures() -> None:
+    from benchmarks.paper.adversarial import refine
+
+    from splitveil.attacks.decoder import Decoder
+    from splitveil.attacks.subjects import ModelSubject
+    from splitveil.attacks.view import AttackerView
+    from splitveil.data.loader import Pictures
+    from splitveil.data.tables import ImageTable
+    from splitveil.defenses.mechanisms.gaussian import Gaussian
+    from splitveil.experiments.scoring import release_all
+    from splitveil.nets.small import small
+    from splitveil.rng import Rng
+    from splitveil.split_model import SplitModel
+    from splitveil.threats import ThreatModel
+
+    with Rng(0).scoped():
+        model = SplitModel(small(classes=2, input_shape=(1, 32, 32), width=0.25), Gaussian(0.05)).eval()
+    draw = torch.Generator().manual_seed(0)
+    images = (
+        (torch.rand(128, 1, 4, 4, generator=draw) * 255).to(torch.uint8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    )
+    pictures = Pictures(ImageTable(images, torch.arange(128) % 2))
+    subject, threat = ModelSubject(model), ThreatModel.preset("white_box")
+    view = AttackerView(subject, threat, auxiliary=pictures, rng=Rng(1))
+    decoder = Decoder(channels=8, blocks=1, epochs=10, batch_size=16).fit(view, Rng(2))
+    x, _ = pictures.get(torch.arange(128))
+    r = release_all(subject, pictures, threat, Rng(3))
+    before = decoder.reconstruct(r).detach()
+    after = refine(decoder, subject, pictures, epochs=4, batch_size=16, rng=Rng(4)).reconstruct(r)
+    error = [(guess - x).square().mean().item() for guess in (before, after)]
+    assert not torch.equal(before, after)
+    assert error[1] < 1.2 * error[0]
