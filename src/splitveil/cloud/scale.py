@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import tempfile
 import threading
@@ -27,6 +28,8 @@ __all__ = ["Replicas", "deploy", "serve_on_ray", "take_down"]
 
 _APP = "splitveil"
 _HEALTH_S = 2.0
+_PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "50"}
+"""Ray kills its own proxy if that takes more than 5 s to start, as it does on a busy machine; it waits 60 s in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +85,14 @@ def deploy(bundle: str | Path, settings: ServeSettings, place: Place, replicas: 
         raise SpecError("expected no certificate with --engine ray: let a load balancer before it end TLS")
     if place.grpc_port is not None:
         raise SpecError("expected REST alone with --engine ray, got a port for gRPC: serve gRPC with the local engine")
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
     ray, serve = import_module("ray"), import_module("ray.serve")
     served = open_bundle(Path(bundle), settings.public_key)
     settings = replace(settings, slots=settings.slots or 1, threads=settings.threads or 1)
     names = [name for name in (CLOUD, f"{CLOUD}.data", PASSPORT, SIGNATURE) if (served.folder / name).is_file()]
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False)
+        ray.init(log_to_driver=False, include_dashboard=False, runtime_env={"env_vars": _PATIENCE})
     files = ray.put({name: (served.folder / name).read_bytes() for name in names})
     serve.start(http_options={"host": place.host, "port": place.port})
     deployment = serve.deployment(serve.ingress(_builder(files, settings))())

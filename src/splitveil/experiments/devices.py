@@ -28,6 +28,7 @@ Work = Callable[..., None]
 _TIMEOUT_S = 600.0
 _PATIENCE_S = 2.0  # a process that lost another waits so long: the one that failed first is to be named
 _INTERRUPTED = 130
+_LOST = ("closed by peer", "reset by peer", "Broken pipe")  # what gloo and NCCL say of the loss of another process
 
 
 def as_accelerator(name: str | None) -> Accelerator | None:
@@ -149,7 +150,7 @@ def _enter(fabric: Any, senders: Sequence[Connection], call: _Call) -> None:
 
 def _explain(failure: Any, faults: dict[int, tuple[str, str]], devices: int) -> BaseException:
     """The error of the process that failed first."""
-    rank, code = failure.error_index, getattr(failure, "exit_code", None)
+    rank, code = _culprit(failure.error_index, faults), getattr(failure, "exit_code", None)
     which = f"process {rank + 1} of {devices}"
     if code == _INTERRUPTED:
         return KeyboardInterrupt()
@@ -173,6 +174,13 @@ def _explain(failure: Any, faults: dict[int, tuple[str, str]], devices: int) -> 
     error: SplitveilError = known.__new__(known)  # some build their message from other arguments
     Exception.__init__(error, text)
     return error
+
+
+def _culprit(rank: int, faults: dict[int, tuple[str, str]]) -> int:
+    """Who failed first: one that only lost the connection to another is not to blame where another said why."""
+    if rank in faults and any(sign in faults[rank][1] for sign in _LOST):
+        return next((other for other in faults if not any(sign in faults[other][1] for sign in _LOST)), rank)
+    return rank
 
 
 def _stop(children: Any) -> None:

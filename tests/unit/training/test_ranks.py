@@ -14,7 +14,7 @@ from torch import Tensor
 from rank_fixtures import PENALTIES, gather_rows, train_case, train_cases, train_failing
 from splitveil.contracts import ALONE
 from splitveil.errors import SpecError, TrainingError
-from splitveil.experiments.devices import spread
+from splitveil.experiments.devices import _culprit, spread
 from splitveil.training.observer import Observer
 from splitveil.training.ranks import Ranks, Share, deal
 from training_fixtures import Listener
@@ -123,3 +123,11 @@ def test_alone_changes_nothing() -> None:
     assert ALONE.gather(rows) is rows
     assert ALONE.mean(rows) is rows
     assert Share(0, (4,)).share == 1.0
+
+
+def test_who_only_lost_the_other_is_not_named() -> None:
+    lost, cause = ("RuntimeError", "[gloo] Connection closed by peer"), ("SpecError", "no such thing")
+    assert _culprit(0, {0: lost, 1: cause}) == 1
+    assert _culprit(1, {0: lost, 1: cause}) == 1
+    assert _culprit(0, {0: lost}) == 0
+    assert _culprit(1, {0: lost}) == 1
