@@ -75,6 +75,7 @@ def test_the_summary_of_known_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [row["printed_accuracy"] for row in found["rows"] if row["kind"] == "paper"] == pytest.approx([0.8762] * 2)
 
 
+@pytest.mark.long
 def test_refining_a_decoder_keeps_it_near_the_pictures() -> None:
     from benchmarks.paper.adversarial import refine
 
