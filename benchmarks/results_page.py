@@ -130,21 +130,39 @@ def certificates(found: Mapping[str, Any]) -> str:
     def nats(value: float | None) -> str:
         return "none" if value is None else f"{value:.0f}"
 
+    def error(value: float | None) -> str:
+        return "none" if value is None else f"{value:.1e}"
+
     rows = [
         (
             row["defense"],
             nats(row["capacity_nats"]),
             nats(row["mixture_nats"]),
             nats(row["gaussian_channel_nats"]),
+            *(error(row.get(f"{kind}_mse")) for kind in ("shannon", "blocks", "fisher", "spectrum")),
             "none" if row["attack_over_bound"] is None else f"{row['attack_over_bound']:.1f}",
         )
         for row in found["rows"]
     ]
     cover = found["summary"]["coverage"]
+    head = (
+        "model",
+        "capacity",
+        "mixture",
+        "one Gaussian",
+        "shannon",
+        "blocks",
+        "fisher",
+        "spectrum",
+        "attack over best",
+    )
     return (
         "Information of a release in nats: what the clip and the noise allow, and limits of 99.9 % on held-out "
-        "pictures. The last column is the error of the best attack over the best *estimate* of what none can beat.\n\n"
-        + table(("model", "capacity", "mixture", "one Gaussian", "attack over estimate"), rows)
+        "pictures. Then four *estimates* of the mean squared error that no attacker can beat, and the error of the best "
+        "attack over the largest of them. They rest on how random pictures are: `blocks` looks at small blocks, where "
+        "that can be estimated; the Fisher family needs the slope of the density of whole pictures, which is so steep "
+        "that little is left.\n\n"
+        + table(head, rows)
         + f"\n\nLimits stated at {100 * cover['stated']:.0f} % covered a known truth in "
         f"{100 * cover['held_out']:.0f} % of 200 draws held out, and in {100 * cover['in_sample']:.0f} % in sample."
     )

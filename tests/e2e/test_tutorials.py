@@ -35,6 +35,7 @@ def follow(code: list[tuple[str, str]], folder: Path) -> str:
     return said.stdout
 
 
+@pytest.mark.long
 def test_a_loop_of_ones_own_in_plain_pytorch(tmp_path: Path) -> None:
     plain = [(language, text) for language, text in steps("your_own_loop.md") if "lightning" not in text]
     assert len(plain) == 2

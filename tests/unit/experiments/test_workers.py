@@ -52,6 +52,7 @@ def work(job: str, observer: Observer) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_jobs_end_one_by_one_and_failures_are_told() -> None:
     listener = Listener()
     names = ["fine", "refused", "broken", "killed", "also fine"]
