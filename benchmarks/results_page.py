@@ -160,8 +160,8 @@ def certificates(found: Mapping[str, Any]) -> str:
         "Information of a release in nats: what the clip and the noise allow, and limits of 99.9 % on held-out "
         "pictures. Then four *estimates* of the mean squared error that no attacker can beat, and the error of the "
         "best attack over the largest of them. They rest on how random pictures are: `blocks` looks at small blocks, "
-        "where that can be estimated; the Fisher family needs the slope of the density of whole pictures, which is so steep "
-        "that little is left.\n\n"
+        "where that can be estimated; the Fisher family needs the slope of the density of whole pictures, which is so "
+        "steep that little is left.\n\n"
         + table(head, rows)
         + f"\n\nLimits stated at {100 * cover['stated']:.0f} % covered a known truth in "
         f"{100 * cover['held_out']:.0f} % of 200 draws held out, and in {100 * cover['in_sample']:.0f} % in sample."
