@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,15 +50,11 @@ def _good(problem: HttpError) -> str:
     return problem.reason
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.binary(max_size=4000), st.none() | st.integers(-10, 5000).map(str) | st.text(max_size=20))
-def test_any_bytes(body: bytes, length: str | None) -> None:
+def any_bytes(body: bytes, length: str | None) -> None:
     request_or_reason(body, length)
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.integers(0, len(BODY) - 1), st.integers(0, 255), st.integers(-40, 40), st.integers(0, len(BODY)))
-def test_a_good_body_with_a_byte_changed_a_length_moved_and_its_end_cut(
+def a_good_body_with_a_byte_changed_a_length_moved_and_its_end_cut(
     place: int, value: int, moved: int, end: int
 ) -> None:
     body = bytearray(BODY)
@@ -67,21 +64,16 @@ def test_a_good_body_with_a_byte_changed_a_length_moved_and_its_end_cut(
     request_or_reason(bytes(body[:end]), None)
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=5), JSON, JSON)
-def test_any_values_where_a_tensor_is_expected(changes: dict[str, Any], outputs: Any, parameters: Any) -> None:
+def any_values_where_a_tensor_is_expected(changes: dict[str, Any], outputs: Any, parameters: Any) -> None:
     item = {**tensor(releases(1)), "data": [0] * 256, **changes}
     for top in ({"inputs": [item]}, {"inputs": [item], "outputs": outputs, "parameters": parameters}):
         request_or_reason(json.dumps(top).encode(), None)
 
 
-@settings(deadline=None, max_examples=25)
-@given(JSON)
-def test_any_json(value: Any) -> None:
+def any_json(value: Any) -> None:
     request_or_reason(json.dumps(value).encode(), None)
 
 
-@settings(deadline=None, max_examples=25)
 @given(st.data())
 def test_tensors_of_every_type_come_back(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(NUMPY_TYPES)))
@@ -98,9 +90,7 @@ def test_tensors_of_every_type_come_back(data: st.DataObject) -> None:
     np.testing.assert_array_equal(back.inputs["r"], array)
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.binary(max_size=2000), st.sampled_from(["gzip", "deflate"]), st.integers(0, 4000))
-def test_any_bytes_inflate_within_the_limit_or_not_at_all(data: bytes, encoding: str, limit: int) -> None:
+def any_bytes_inflate_within_the_limit_or_not_at_all(data: bytes, encoding: str, limit: int) -> None:
     for body in (data, zlib.compress(data * 20), zlib.compress(data, wbits=31), zlib.compress(data, wbits=-15)):
         try:
             assert len(inflate(body, encoding, limit)) <= limit
@@ -108,17 +98,45 @@ def test_any_bytes_inflate_within_the_limit_or_not_at_all(data: bytes, encoding:
             _good(problem)
 
 
-@pytest.mark.long
+@pytest.mark.parametrize("examples", [25, pytest.param(3000, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
-    "test",
+    ("check", "drawn"),
     [
-        test_any_bytes,
-        test_a_good_body_with_a_byte_changed_a_length_moved_and_its_end_cut,
-        test_any_values_where_a_tensor_is_expected,
-        test_any_json,
-        test_any_bytes_inflate_within_the_limit_or_not_at_all,
+        (
+            any_bytes,
+            (
+                st.binary(max_size=4000),
+                st.none() | st.integers(-10, 5000).map(str) | st.text(max_size=20),
+            ),
+        ),
+        (
+            a_good_body_with_a_byte_changed_a_length_moved_and_its_end_cut,
+            (
+                st.integers(0, len(BODY) - 1),
+                st.integers(0, 255),
+                st.integers(-40, 40),
+                st.integers(0, len(BODY)),
+            ),
+        ),
+        (
+            any_values_where_a_tensor_is_expected,
+            (
+                st.dictionaries(st.sampled_from(KEYS), JSON, max_size=5),
+                JSON,
+                JSON,
+            ),
+        ),
+        (any_json, (JSON,)),
+        (
+            any_bytes_inflate_within_the_limit_or_not_at_all,
+            (
+                st.binary(max_size=2000),
+                st.sampled_from(["gzip", "deflate"]),
+                st.integers(0, 4000),
+            ),
+        ),
     ],
-    ids=lambda test: test.__name__,
+    ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_the_same_at_length(test: Any) -> None:
-    settings(test, deadline=None, max_examples=3000)()
+def test_it_is_a_request_or_a_reason(check: Callable[..., None], drawn: tuple[Any, ...], examples: int) -> None:
+    settings(deadline=None, max_examples=examples)(given(*drawn)(check))()
