@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from benchmarks.harness import RESULTS, least_error, publish
+from benchmarks.harness import least_error, on_file, publish
 from splitveil.attacks.decoder import Decoder
 from splitveil.attacks.fitting import converged
 from splitveil.audit.run import audit_run
@@ -163,12 +162,7 @@ def cem_gain(records: dict[str, RunRecord], suite: set[str]) -> tuple[float, flo
 
 def trainings(records: dict[str, RunRecord], gain: tuple[float, float, float] | None) -> dict[str, dict[str, float]]:
     """CEM's gain by the weights that it was measured on: the same seed on another machine makes other weights."""
-    summary = on_file("summary", {})
-    found: dict[str, dict[str, float]] = dict(summary.get("cem_gain_by_training", {}))
-    if not found and summary.get("cem_gain_low_db") is not None:
-        found["earlier"] = {
-            key: summary[f"cem_gain_{name}_db"] for key, name in (("db", "standard"), ("low", "low"), ("high", "high"))
-        }
+    found: dict[str, dict[str, float]] = dict(written("summary", {}).get("cem_gain_by_training", {}))
     if gain is not None:
         weights = sha256((records["cem"].path / "weights.safetensors").read_bytes()).hexdigest()[:12]
         found[weights] = dict(zip(("db", "low", "high"), gain, strict=True))
@@ -211,16 +205,14 @@ def main() -> None:
         tell(records)
 
 
-def on_file(key: str, default: Any) -> Any:
+def written(key: str, default: Any) -> Any:
     """A part of the table as it was written last."""
-    file = RESULTS / "attacks_cifar10.json"
-    return json.loads(file.read_text())[key] if file.is_file() else default
+    return (on_file("attacks_cifar10") or {key: default})[key]
 
 
 def measured(benchmark: str, key: str) -> Any:
     """A figure of another benchmark's summary, None where it has not run."""
-    file = RESULTS / f"{benchmark}.json"
-    return json.loads(file.read_text())["summary"].get(key) if file.is_file() else None
+    return (on_file(benchmark) or {"summary": {}})["summary"].get(key)
 
 
 def tell(records: dict[str, RunRecord]) -> None:
@@ -249,10 +241,10 @@ def tell(records: dict[str, RunRecord]) -> None:
         for attack in record.attacks
     ]
     measured_now = {(row["defense"], row["attack"]) for row in rows}
-    rows += [row for row in on_file("rows", []) if (row["defense"], row["attack"]) not in measured_now]
+    rows += [row for row in written("rows", []) if (row["defense"], row["attack"]) not in measured_now]
     paper, over = (
         attack_key(PAPER, one, 0),
-        dict[str, dict[str, Any]](on_file("summary", {}).get("strong_over_paper", {})),
+        dict[str, dict[str, Any]](written("summary", {}).get("strong_over_paper", {})),
     )
     for name in STRONG_ON:
         held = next((attack for attack in records[name].attacks if attack.key == paper), None)

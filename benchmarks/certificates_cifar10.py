@@ -8,7 +8,6 @@ that the runs hold.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.attacks_cifar10 import MODELS, open_copy
-from benchmarks.harness import RESULTS, publish
+from benchmarks.harness import on_file, publish
 from splitveil.bounds import information_bound
 from splitveil.certificates.card import Card
 from splitveil.certificates.channel import Features
@@ -99,7 +98,9 @@ def main() -> None:
 
 def time_again(options: argparse.Namespace) -> None:
     """Replace the seconds of cards on file, for a machine that did something else when they were made."""
-    found = json.loads((RESULTS / "certificates_cifar10.json").read_text())
+    found = on_file("certificates_cifar10")
+    if found is None:
+        raise SystemExit("expected cards on file, got none: run without --seconds first")
     for name in options.only:
         found["summary"]["card_seconds"][name] = certify_run(open_copy(options.runs, options.out, name)).elapsed_s
     publish("certificates_cifar10", found["summary"], found["rows"])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from benchmarks.harness import RESULTS, least_error, pack, publish, unpack
+from benchmarks.harness import RESULTS, gain_percent, least_error, pack, plug_in, publish, unpack
 from splitveil.audit.run import audit_run
 from splitveil.cli.common import progress_bar
 from splitveil.defenses import Defense, conditional_entropy, load_defense
@@ -28,7 +28,6 @@ from splitveil.experiments.training import train_run
 from splitveil.files import write_text
 from splitveil.metrics.tradeoff import DeltaSummary, Points, paired_delta
 from splitveil.records import PREDICTIONS, RunRecord
-from splitveil.specs import PlugInSpec
 
 WEIGHT = 0.2  # of conditional entropy, the same for all: it is per dimension
 GRID, LEVELS = (0.05, 0.1, 0.2, 0.4), (0.1, 0.2)
@@ -55,9 +54,7 @@ def defense_of(row: str, kind: str) -> Defense:
 
 def trained(defense: Defense, data: str, recipe: str, seed: int, out: Path) -> RunRecord:
     """The run of a defense, trained where it is not there."""
-    written = defense.to_json()
-    chosen = PlugInSpec(name=written["name"], params=written["params"])
-    spec = make_spec(data, defense=chosen, recipe=load_recipe(recipe), seed=seed)
+    spec = make_spec(data, defense=plug_in(defense), recipe=load_recipe(recipe), seed=seed)
     return train_run(spec, out, observer=progress_bar(out.name))
 
 
@@ -157,7 +154,7 @@ def table(rows: list[dict[str, Any]]) -> None:
                         "status": found["status"],
                     }
                 )
-    percent = {name: 100 * (10 ** (item.delta.mse_db / 10) - 1) for name, item in gains.items() if item.delta}
+    percent = {name: gained for name, item in gains.items() if (gained := gain_percent(item)) is not None}
     harmed = sorted(name for name, item in gains.items() if item.mse_db and item.mse_db[1] < 0)
     gained = sorted(name for name, item in gains.items() if item.mse_db and item.mse_db[0] > 0)
     summary = {

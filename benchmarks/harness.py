@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from splitveil.defenses import Defense
 from splitveil.experiments.environment import describe_environment, pick_device
 from splitveil.files import write_text
+from splitveil.metrics.tradeoff import DeltaSummary
 from splitveil.records import AttackResult
+from splitveil.specs import PlugInSpec
 
 RESULTS = Path(__file__).with_name("results")
 MILLIONTHS = 1e6
@@ -52,16 +55,34 @@ def publish(
     write_text(RESULTS / f"{name}.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
+def on_file(name: str) -> dict[str, Any] | None:
+    """What a benchmark has written, or None."""
+    file = RESULTS / f"{name}.json"
+    found: dict[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
+    return found
+
+
+def plug_in(defense: Defense) -> PlugInSpec:
+    """A defense as a spec names it."""
+    written = defense.to_json()
+    return PlugInSpec(name=written["name"], params=written["params"])
+
+
+def gain_percent(found: DeltaSummary) -> float | None:
+    """How much more an attacker errs at equal accuracy; None where accuracies do not overlap."""
+    return None if found.delta is None else 100 * (10 ** (found.delta.mse_db / 10) - 1)
+
+
 def pack(values: NDArray[Any], scale: float = MILLIONTHS) -> str:
     """Values of many pictures as text: whole multiples of ``1 / scale``, deflated."""
     whole = (values * scale).round().astype("<i4")
     return b64encode(zlib.compress(whole.tobytes(), 9)).decode()
 
 
-def unpack(text: str, scale: float | None = None) -> NDArray[np.float32]:
+def unpack(text: str, scale: float = MILLIONTHS) -> NDArray[np.float32]:
     """What `pack` was given, to that precision."""
     whole = np.frombuffer(zlib.decompress(b64decode(text)), dtype="<i4").astype(np.float32)
-    return whole / np.float32(scale or MILLIONTHS)
+    return whole / np.float32(scale)
 
 
 def least_error(attacks: Sequence[AttackResult]) -> AttackResult:

@@ -9,14 +9,13 @@ left out without it. Compare numbers of one call only: a machine that does somet
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import streaming
-from benchmarks.harness import RESULTS, publish
+from benchmarks.harness import on_file, publish
 from benchmarks.training_gpu import measure_gpu
 from benchmarks.training_loop import compare_loops
 from benchmarks.training_profile import profile_steps
@@ -54,15 +53,6 @@ def stream(pictures: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return summary, rows
 
 
-def on_file() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What earlier calls have found."""
-    file = RESULTS / f"{NAME}.json"
-    if not file.is_file():
-        return {}, []
-    record = json.loads(file.read_text())
-    return record["summary"], record["rows"]
-
-
 def main() -> None:
     """Run."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -73,7 +63,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help="of the part ranks")
     parser.add_argument("--streamed", type=int, default=500_000, help="pictures of the part stream")
     options = parser.parse_args()
-    summary, rows = on_file()
+    earlier = on_file(NAME) or {"summary": {}, "rows": []}
+    summary, rows = earlier["summary"], earlier["rows"]
     for part in options.parts:
         if part == "gpu" and not torch.cuda.is_available():
             continue

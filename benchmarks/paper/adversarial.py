@@ -59,7 +59,7 @@ def refine(
     Returns:
         The same decoder, in evaluation mode.
     """
-    decoder.requires_grad_(True)
+    decoder.requires_grad_(True).train()
     with rng.child("critic").scoped():
         critic = Critic(subject.input_shape[0]).to(pictures.device)
     of_critic = torch.optim.Adam(critic.parameters(), _CRITIC_LR, _BETAS)
@@ -72,9 +72,10 @@ def refine(
             x, _ = pictures.get(order[start : start + batch_size])
             with torch.no_grad():
                 r = subject.release(x, noise=SeededNoise(key, start))
-            decoder.train()
             step += 1
-            fake = decoder.reconstruct(r)
+            its_turn = step % _CRITIC_STEPS == 0
+            with torch.set_grad_enabled(its_turn):
+                fake = decoder.reconstruct(r)
             mix = torch.rand(len(x), 1, 1, 1, generator=drawn).to(x.device)
             between = (mix * x + (1 - mix) * fake.detach()).requires_grad_()
             [slope] = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
@@ -82,7 +83,7 @@ def refine(
             of_critic.zero_grad()
             (critic(fake.detach()).mean() - critic(x).mean() + _PENALTY * penalty).backward()
             of_critic.step()
-            if step % _CRITIC_STEPS == 0:
+            if its_turn:
                 of_decoder.zero_grad()
                 (_LIKENESS * functional.mse_loss(fake, x) - critic(fake).mean()).backward()
                 of_decoder.step()

@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
-from benchmarks.harness import pack
+from benchmarks.harness import pack, plug_in
 from benchmarks.paper.protocol import attack_honestly, attack_like_the_paper
 from benchmarks.paper.scales import KINDS, Scale, defense_of
 from splitveil.cli.common import progress_bar
@@ -20,12 +20,9 @@ from splitveil.experiments.recipes import load_recipe
 from splitveil.experiments.training import load_data_spec, train_run
 from splitveil.files import write_text
 from splitveil.records import PREDICTIONS, RunRecord
-from splitveil.specs import PlugInSpec
 from splitveil.training.observer import Observer
 
 __all__ = ["Point", "points_of", "run_point"]
-
-_SAVED_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +61,9 @@ class _Timed(Observer):
         self._inner.advance(text)
         if is_over(self._until):
             raise _TimeIsUpError
+
+    def event(self, event: dict[str, Any]) -> None:
+        self._inner.event(event)
 
     def stop(self) -> None:
         self._inner.stop()
@@ -113,18 +113,15 @@ def run_point(point: Point, scale: Scale, data: str, out: Path, until: float | N
 
 
 def _train(point: Point, scale: Scale, data: str, out: Path, until: float | None) -> RunRecord | None:
-    written = defense_of(point.row, point.kind, point.noise_std, scale).to_json()
     recipe = load_recipe(scale.recipe)
     spec = make_spec(
         data,
-        defense=PlugInSpec(name=written["name"], params=written["params"]),
+        defense=plug_in(defense_of(point.row, point.kind, point.noise_std, scale)),
         recipe=replace(recipe, limit=scale.limit or recipe.limit),
         seed=point.seed,
         training=dict(scale.training),
     )
     try:
-        return train_run(
-            spec, out / point.name, observer=_Timed(progress_bar(point.name), until), checkpoint_interval_s=_SAVED_S
-        )
+        return train_run(spec, out / point.name, observer=_Timed(progress_bar(point.name), until))
     except _TimeIsUpError:
         return None

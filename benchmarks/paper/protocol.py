@@ -17,11 +17,9 @@ from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
 from splitveil.experiments.attacking import attack_target, fit_and_score, load_model, run_target
 from splitveil.experiments.environment import pick_device
-from splitveil.experiments.scoring import reconstruct, release_all, score_pictures
-from splitveil.experiments.target import Target
+from splitveil.experiments.target import Target, summarise
 from splitveil.experiments.training import LoadedData
-from splitveil.metrics.summary import summarize
-from splitveil.records import RunRecord
+from splitveil.records import MetricResult, RunRecord
 from splitveil.rng import Rng
 from splitveil.specs import PlugInSpec
 from splitveil.threats import ThreatModel
@@ -77,13 +75,11 @@ def _learned(
         begun = time.monotonic()
         rng = Rng(0).child("refine", name)
         refined = refine(copy.deepcopy(decoder), subject, auxiliary, epochs=scale.adversarial, batch_size=128, rng=rng)
-        drawn = reconstruct(refined, release_all(subject, test, threat, target.rng.child("test")))
-        scores = score_pictures(drawn, test, torch.arange(len(test)))
-        metrics = {key: summarize(value, rng=rng.child(key), safer="higher") for key, value in scores.items()}
-        found[f"gan_{name}"] = _told(metrics, begun)
+        _, scores = target.score(refined, threat, target.places(None))
+        found[f"gan_{name}"] = _told(summarise(scores, target.rng), begun)
     return found
 
 
-def _told(metrics: Mapping[str, Any], begun: float) -> dict[str, Any]:
+def _told(metrics: Mapping[str, MetricResult], begun: float) -> dict[str, Any]:
     mse = metrics["mse"]
     return {"mse": mse.mean, "low": mse.low, "high": mse.high, "n": mse.n, "seconds": time.monotonic() - begun}

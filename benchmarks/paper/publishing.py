@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import RESULTS, publish, unpack
+from benchmarks.harness import MILLIONTHS, RESULTS, gain_percent, publish, unpack
 from benchmarks.paper.reference import TABLE
 from benchmarks.paper.scales import ROWS, SCALES
 from splitveil.errors import SpecError
@@ -46,7 +46,7 @@ def build() -> None:
         honest = {row["row"]: _honest(row, "paper", "without") for row in held}
         beating = {row["row"]: _honest(row, "ours", "paper") for row in held}
         summary[f"gain_honest_db_{scale}"] = {name: found.mse_db for name, found in honest.items()}
-        summary[f"gain_honest_pct_{scale}"] = _mean([_percent(found) for found in honest.values()])
+        summary[f"gain_honest_pct_{scale}"] = _mean([gain_percent(found) for found in honest.values()])
         summary[f"ours_over_paper_cem_db_{scale}"] = {name: found.mse_db for name, found in beating.items()}
     main = "full" if "full" in scales else scales[0]
     summary["gain_paper_protocol_pct"] = summary[f"gain_paper_protocol_pct_{main}"]["train"]
@@ -105,13 +105,9 @@ def _points(row: dict[str, Any], kind: str) -> Points:
     of = {(point["noise_std"], point["seed"]): point for point in row["points"] if point["kind"] == kind}
     tables = [
         np.stack([np.stack([unpack(of[level, seed][key], scale) for seed in range(row["seeds"])]) for level in levels])
-        for key, scale in (("correct", 1), ("error", None))
+        for key, scale in (("correct", 1), ("error", MILLIONTHS))
     ]
     return Points(*tables)
-
-
-def _percent(found: DeltaSummary) -> float | None:
-    return None if found.delta is None else 100 * (10 ** (found.delta.mse_db / 10) - 1)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.paper.reference import TABLE
 from splitveil.defenses import Defense, conditional_entropy, load_defense
 from splitveil.specs import PlugInSpec
 
 __all__ = ["KINDS", "ROWS", "SCALES", "Scale", "defense_of"]
 
-ROWS = ("bottleneck", "noise_arl", "distcorr", "dropout", "patrol", "ressfl", "noise_nopeek")
+ROWS = tuple(TABLE)
 KINDS = ("without", "paper", "ours")
 
 

@@ -18,13 +18,13 @@ ROOT = Path(__file__).parents[2]
 SOURCES = {"splitveil": ("splitveil", "splitveil_edge"), "splitveil_edge": ("splitveil_edge",)}
 
 
-def run(words: Sequence[object], **options: object) -> str:
-    given = {"PYTHONPATH": "", "cwd": None, **options}
+def run(words: Sequence[object], cwd: Path | None = None, path: Path | None = None) -> str:
+    """What a command prints, with nothing but `path` on Python's path."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    if given["PYTHONPATH"]:
-        environment["PYTHONPATH"] = str(given["PYTHONPATH"])
+    if path is not None:
+        environment["PYTHONPATH"] = str(path)
     said = subprocess.run(
-        [str(word) for word in words], cwd=given["cwd"], env=environment, capture_output=True, text=True, timeout=600
+        [str(word) for word in words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600
     )
     assert said.returncode == 0, said.stdout + said.stderr
     return said.stdout
@@ -75,7 +75,7 @@ def test_the_installed_package_does_its_job(built: Path, tmp_path: Path) -> None
     """Its dependencies are those of this environment; its own files come from the wheel alone."""
     [wheel] = built.glob("splitveil-*.whl")
     run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", tmp_path / "site", wheel])
-    python = {"PYTHONPATH": tmp_path / "site", "cwd": tmp_path}
+    python = {"path": tmp_path / "site", "cwd": tmp_path}
     place = run([sys.executable, "-P", "-c", "import splitveil; print(splitveil.__file__)"], **python)
     assert Path(place.strip()).is_relative_to(tmp_path / "site")
     words = [sys.executable, "-P", "-m", "splitveil"]

@@ -83,18 +83,15 @@ def _curves(out: Path, seed: int, json_: bool) -> None:
 
 def _bundle(out: Path) -> Path:
     """A bundle of the demo's CEM run with all that the live page shows; made once."""
-    from tempfile import TemporaryDirectory
-
     from splitveil.cli.common import progress_bar
     from splitveil.experiments.demo import BUNDLE
     from splitveil.export.bundle import export
-    from splitveil.export.live import write_live
+    from splitveil.export.live import LIVE, write_live
     from splitveil.records import RunRecord
 
     folder, record = out / BUNDLE, RunRecord.open(out / "cem")
     if not folder.exists():
-        with TemporaryDirectory(dir=out, prefix=".bundle-") as name:  # whole or not at all
-            made = export(record, Path(name) / BUNDLE, name="digits", observer=progress_bar("bundle")).path
-            write_live(made, record, RunRecord.open(out / "none"))
-            made.rename(folder)
+        export(record, folder, name="digits", observer=progress_bar("bundle"))
+    if not (folder / LIVE).exists():
+        write_live(folder, record, RunRecord.open(out / "none"))
     return folder

@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["DATATYPES", "NUMPY_TYPES", "TensorSpec"]
+__all__ = ["DATATYPES", "NUMPY_TYPES", "TensorSpec", "datatype_of"]
 
 NUMPY_TYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
     {
@@ -20,6 +21,17 @@ NUMPY_TYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
     }
 )
 DATATYPES = frozenset({*NUMPY_TYPES, "BYTES"})
+_NAMES = {dtype: name for name, dtype in NUMPY_TYPES.items()}
+
+
+def datatype_of(array: NDArray[Any]) -> str:
+    """What the protocol calls the type of an array.
+
+    Example:
+        >>> datatype_of(np.zeros(2, np.float32))
+        'FP32'
+    """
+    return _NAMES[array.dtype]
 
 
 @dataclass(frozen=True, slots=True)

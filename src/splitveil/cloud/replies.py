@@ -8,11 +8,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from splitveil.cloud.datatypes import NUMPY_TYPES
+from splitveil.cloud.datatypes import datatype_of
 
 __all__ = ["encode_reply"]
 
-_NAMES = {dtype: name for name, dtype in NUMPY_TYPES.items()}
 _COMPACT = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
@@ -50,7 +49,7 @@ def encode_reply(
     blobs: list[bytes] = []
     for name, in_binary in binary.items():
         array = arrays[name]
-        item: dict[str, Any] = {"name": name, "datatype": _NAMES[array.dtype], "shape": list(array.shape)}
+        item: dict[str, Any] = {"name": name, "datatype": datatype_of(array), "shape": list(array.shape)}
         if in_binary:
             blob = array.tobytes()
             item["parameters"] = {"binary_data_size": len(blob)}

@@ -85,14 +85,13 @@ def deploy(bundle: str | Path, settings: ServeSettings, place: Place, replicas: 
         raise SpecError("expected no certificate with --engine ray: let a load balancer before it end TLS")
     if place.grpc_port is not None:
         raise SpecError("expected REST alone with --engine ray, got a port for gRPC: serve gRPC with the local engine")
-    for name, value in _PATIENCE.items():
-        os.environ.setdefault(name, value)
+    patience = {name: os.environ.setdefault(name, value) for name, value in _PATIENCE.items()}
     ray, serve = import_module("ray"), import_module("ray.serve")
     served = open_bundle(Path(bundle), settings.public_key)
     settings = replace(settings, slots=settings.slots or 1, threads=settings.threads or 1)
     names = [name for name in (CLOUD, f"{CLOUD}.data", PASSPORT, SIGNATURE) if (served.folder / name).is_file()]
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False, runtime_env={"env_vars": _PATIENCE})
+        ray.init(log_to_driver=False, include_dashboard=False, runtime_env={"env_vars": patience})
     files = ray.put({name: (served.folder / name).read_bytes() for name in names})
     serve.start(http_options={"host": place.host, "port": place.port})
     deployment = serve.deployment(serve.ingress(_builder(files, settings))())

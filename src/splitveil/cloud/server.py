@@ -91,12 +91,15 @@ class Place:
     @property
     def grpc_address(self) -> str:
         """Host and port of gRPC."""
-        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.grpc_port or 0}"
+        return f"{self._bracketed}:{self.grpc_port or 0}"
 
     def url(self, bound: socket.socket) -> str:
         """Of a socket that this place bound."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http{'s' if self.tls_cert else ''}://{host}:{bound.getsockname()[1]}"
+        return f"http{'s' if self.tls_cert else ''}://{self._bracketed}:{bound.getsockname()[1]}"
+
+    @property
+    def _bracketed(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
 
 
 class DrainingServer(uvicorn.Server):

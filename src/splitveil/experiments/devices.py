@@ -178,9 +178,8 @@ def _explain(failure: Any, faults: dict[int, tuple[str, str]], devices: int) -> 
 
 def _culprit(rank: int, faults: dict[int, tuple[str, str]]) -> int:
     """Who failed first: one that only lost the connection to another is not to blame where another said why."""
-    if rank in faults and any(sign in faults[rank][1] for sign in _LOST):
-        return next((other for other in faults if not any(sign in faults[other][1] for sign in _LOST)), rank)
-    return rank
+    causes = [other for other, (_, text) in faults.items() if not any(sign in text for sign in _LOST)]
+    return causes[0] if rank in faults and rank not in causes and causes else rank
 
 
 def _stop(children: Any) -> None:

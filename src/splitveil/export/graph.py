@@ -208,13 +208,16 @@ def _release(model: SplitModel, n: int) -> Tensor:
 def check_exporter() -> None:
     """That all is installed which exporting needs, or a `MissingExtraError`."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        if find_spec(package) is None:
-            raise MissingExtraError(package, "export", "exporting")
+        _need(package, "exporting")
+
+
+def _need(package: str, purpose: str) -> None:
+    if find_spec(package) is None:
+        raise MissingExtraError(package, "export", purpose)
 
 
 def _load(package: str, purpose: str) -> Any:
-    if find_spec(package) is None:
-        raise MissingExtraError(package, "export", purpose)
+    _need(package, purpose)
     return import_module(package)
 
 

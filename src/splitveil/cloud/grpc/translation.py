@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from splitveil.cloud.datatypes import NUMPY_TYPES, TensorSpec
+from splitveil.cloud.datatypes import TensorSpec, datatype_of
 from splitveil.cloud.grpc.messages import message
 from splitveil.cloud.problems import HttpError
 from splitveil.cloud.protocol import Blobs, InferRequest, read_request
@@ -23,7 +23,6 @@ _CONTENTS = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
 }
-_NAMES = {dtype: name for name, dtype in NUMPY_TYPES.items()}
 
 
 def infer_request(sent: Any, spec: TensorSpec, outputs: list[str], most_rows: int) -> InferRequest:
@@ -73,7 +72,7 @@ def infer_response(model: str, version: str, id: str | None, arrays: Mapping[str
     said = message("ModelInferResponse")(model_name=model, model_version=version, id=id or "")
     said.parameters["passport"].string_param = passport
     for name, array in arrays.items():
-        said.outputs.add(name=name, datatype=_NAMES[array.dtype], shape=array.shape)
+        said.outputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
         said.raw_output_contents.append(array.tobytes())
     return said
 
