@@ -267,6 +267,7 @@ def test_the_demo_checks_its_folders_before_it_works(run: Run, tmp_path: Path) -
     (tmp_path / "report.html").write_text("my own page")
     refused(run("demo", "--out", tmp_path), 3, "report.html", "another file")
     refused(run("demo", "--out", tmp_path, "--ui", "--curves"), 2, "--ui", "--curves")
+    refused(run("demo", "--out", tmp_path, "--ui", "--json"), 2, "--ui", "--json")
     assert (tmp_path / "report.html").read_text() == "my own page"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cem", "report.html"]
 

@@ -22,7 +22,7 @@ def demo(
 ) -> None:
     """Train, attack and report three models on the digits: undefended, noise, and noise trained with CEM."""
     if ui:
-        _check_ui(curves)
+        _check_ui(curves, json_)
     if curves:
         _curves(out, seed, json_)
         return
@@ -47,13 +47,15 @@ def demo(
         _serve(out, port)
 
 
-def _check_ui(curves: bool) -> None:
+def _check_ui(curves: bool, json_: bool) -> None:
     from splitveil.cli.serve import check_extra
     from splitveil.errors import UsageError
     from splitveil.export.graph import check_exporter
 
     if curves:
         raise UsageError("expected either --ui or --curves, got both: the page shows the demo's three runs")
+    if json_:
+        raise UsageError("expected either --ui or --json, got both: a server that runs on ends no JSON")
     check_exporter()  # both before the work, not after it
     check_extra()
 
@@ -65,7 +67,7 @@ def _serve(out: Path, port: int) -> None:
     from splitveil.cloud.settings import ServeSettings
 
     bundle = _bundle(out)
-    configure("warning")
+    configure("warning" if port else "info")
     typer.echo(f"live page: http://127.0.0.1:{port}{HOME} (Ctrl-C ends it)" if port else "live page: see the log")
     serve(bundle, ServeSettings(ui=True, max_batch=8, slots=1, threads=1), Place(port=port, drain_s=0))
 
