@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from splitveil.cli.audit_table import show_audit, show_people
 from splitveil.cli.common import echo_json, progress_bar, trust
 from splitveil.cli.engines import Address, CpusPerRun, GpusPerRun, Retries, make_engine
 from splitveil.errors import CheckFailedError, UsageError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from splitveil.audit.record import AuditRecord
     from splitveil.experiments.engines.jobs import Engine
     from splitveil.experiments.target import Target
-    from splitveil.records import AttackResult, RunRecord
+    from splitveil.records import RunRecord
     from splitveil.training.observer import Observer
 
 
@@ -142,9 +143,9 @@ def audit(
         echo_json([item.model_dump(mode="json") for item in (*found, *searched)])
     else:
         for item in found:
-            _show(item)
+            show_audit(item)
         for whose in searched:
-            _show_people(whose)
+            show_people(whose)
     for name, error in failed.items():
         typer.echo(f"failed: {name}: {error}")
     if failed:
@@ -246,54 +247,3 @@ def _replayed(
 
 def _bar(name: str, part: str) -> Observer:
     return progress_bar(f"{name}: {part}")
-
-
-def _show(found: AuditRecord) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    beyond = sorted({name for attack in found.attacks for name in attack.beyond_pixels})
-    for column in ("attack", "MSE", "PSNR dB", "SSIM", *beyond, "needs", "queries", "converged"):
-        table.add_column(column, justify="left" if column in ("attack", "needs") else "right")
-    for attack in sorted(found.attacks, key=lambda item: item.metrics["mse"].mean):
-        table.add_row(*_row(attack, found.needs[attack.key], beyond))
-    typer.echo(f"audit of {found.subject}: suite {found.suite}, {found.pictures} pictures")
-    if found.status != "valid":
-        typer.echo(f"{found.status.upper()}: see the controls below before you read a number")
-    Console(width=140).print(table)
-    for name, reason in found.skipped.items():
-        typer.echo(f"  not run: {name}, {reason}")
-    for name, worst in found.worst.items():
-        score = worst.result
-        holds = ", ".join(worst.cheapest_needs) or "nothing"
-        typer.echo(f"  worst {name} {score.mean:.4f} [{score.low:.4f}, {score.high:.4f}], had for {holds}")
-    if found.recognition_ceiling is not None:
-        typer.echo(f"  recognised of the originals: {found.recognition_ceiling.mean:.3f}")
-    for control in found.controls:
-        typer.echo(f"  {control.state:<14} {control.title}: {control.detail}")
-
-
-def _show_people(found: PeopleRecord) -> None:
-    score = found.by_person
-    typer.echo(
-        f"people of {found.subject}: found {score.mean:.1%} [{score.low:.1%}, {score.high:.1%}] of the time, "
-        f"chance {found.chance:.1%}, from the raw pictures {found.ceiling.mean:.1%}; "
-        f"galleries of {max(found.galleries)} people"
-    )
-
-
-def _row(attack: AttackResult, needs: Sequence[str], beyond: Sequence[str]) -> list[str]:
-    cells = [
-        f"{(item := attack.metrics[name]).mean:.{digits}f} ±{(item.high - item.low) / 2:.{digits}f}"
-        for name, digits in (("mse", 4), ("psnr", 2), ("ssim", 3))
-    ]
-    learned = {True: "yes", False: "no", None: "-"}[attack.converged]
-    judged = [attack.beyond_pixels.get(name) for name in beyond]
-    more = ["-" if score is None else f"{score.mean:.3f}" for score in judged]
-    return [_label(attack), *cells, *more, ", ".join(needs), str(attack.facts["queries"]), learned]
-
-
-def _label(attack: AttackResult) -> str:
-    told = {key: value for key, value in attack.attack.params.items() if isinstance(value, str)}
-    return " ".join([attack.attack.name, *told.values()])
