@@ -14,6 +14,7 @@ from splitveil.attacks.standardise import Standardise, make_standardise
 from splitveil.contracts import FeatureSpec, Inverter
 from splitveil.errors import InputError, UnknownNameError
 from splitveil.nets.decoders import make_decoder
+from splitveil.precision import has_bfloat16
 
 __all__ = [
     "ClassInverter",
@@ -121,8 +122,8 @@ class DecoderInverter(FittedInverter):
 
 
 def _half_precision(r: Tensor, training: bool) -> AbstractContextManager[object]:
-    """Training on a GPU computes in bfloat16; releases are rescaled, and pictures scored, in full precision."""
-    return torch.autocast("cuda", torch.bfloat16) if training and r.is_cuda else nullcontext()
+    """Training computes in bfloat16 where the device has it; releases are rescaled, and pictures scored, in float32."""
+    return torch.autocast(r.device.type, torch.bfloat16) if training and has_bfloat16(r.device) else nullcontext()
 
 
 def support(r: Tensor) -> Tensor:

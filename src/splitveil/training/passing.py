@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from splitveil.contracts import GaussianChannel, Trace
 from splitveil.modes import evaluating
 from splitveil.noise import SeededNoise
+from splitveil.precision import has_bfloat16
 from splitveil.rng import Rng
 from splitveil.split_model import SplitModel
 from splitveil.training.ranks import Ranks
@@ -33,8 +34,7 @@ def precision_of(settings: TrainingSpec, device: torch.device) -> torch.dtype:
         torch.float32
     """
     if settings.precision == "auto":
-        fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if device.type == "cuda" and has_bfloat16(device) else torch.float32
     return torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
 
 
