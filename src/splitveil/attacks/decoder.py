@@ -28,14 +28,14 @@ class Decoder(DecoderAttack):
 
     Args:
         channels: of the network; the width of a token for ``tokens``.
-        blocks: of the network: before the upsampling of ``residual``, at the coarsest scale of ``unet``.
+        blocks: of the network: on the grid of the release, for ``unet`` at the coarsest scale.
         epochs: passes over the auxiliary pictures, at most.
         batch_size: at least 4.
         lr: first learning rate.
         weight_decay: of Adam.
         patience: epochs without an improvement of 0.1 % before it stops; None: never.
         val_share: share of the auxiliary pictures held out.
-        architecture: ``residual``, ``unet`` or ``tokens``.
+        architecture: ``residual``, ``subpixel``, ``unet`` or ``tokens``.
         standardise: ``affine`` per channel, or ``whiten`` the channels' correlations too.
         crop: shift pictures by up to so many pixels, anew in every epoch; black comes in at the edges.
         flip: mirror half of the pictures, anew in every epoch.

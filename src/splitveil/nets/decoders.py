@@ -7,15 +7,17 @@ from typing import Literal, get_args
 from splitveil.contracts import FeatureSpec
 from splitveil.errors import UnknownNameError
 from splitveil.nets.inversion import PictureDecoder, ResidualDecoder
+from splitveil.nets.subpixel import SubpixelDecoder
 from splitveil.nets.tokens import TokenDecoder
 from splitveil.nets.unet import UNetDecoder
 
 __all__ = ["DecoderArchitecture", "check_architecture", "make_decoder"]
 
-DecoderArchitecture = Literal["residual", "unet", "tokens"]
+DecoderArchitecture = Literal["residual", "subpixel", "unet", "tokens"]
 
-_DECODERS: dict[str, type[ResidualDecoder] | type[UNetDecoder] | type[TokenDecoder]] = {
+_DECODERS: dict[str, type[ResidualDecoder] | type[SubpixelDecoder] | type[UNetDecoder] | type[TokenDecoder]] = {
     "residual": ResidualDecoder,
+    "subpixel": SubpixelDecoder,
     "unet": UNetDecoder,
     "tokens": TokenDecoder,
 }
@@ -33,7 +35,7 @@ def make_decoder(
     """The network of that name, initialised from torch's global generator.
 
     Args:
-        name: ``residual``, ``unet`` or ``tokens``.
+        name: ``residual``, ``subpixel``, ``unet`` or ``tokens``.
         release: spec of r.
         picture: ``(c, h, w)``.
         channels: of the network.

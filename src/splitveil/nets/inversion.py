@@ -10,7 +10,15 @@ from torch.nn import functional
 from splitveil.contracts import FeatureSpec
 from splitveil.errors import SpecError
 
-__all__ = ["PictureDecoder", "ReleaseMap", "ResidualBlock", "ResidualDecoder", "coarse_grid", "draw_from_nothing"]
+__all__ = [
+    "PictureDecoder",
+    "ReleaseMap",
+    "ResidualBlock",
+    "ResidualDecoder",
+    "coarse_grid",
+    "doublings",
+    "draw_from_nothing",
+]
 
 _FEWEST_STEPS = 2  # of the end of the decoder: an upsampling, or a residual block where nothing is left to enlarge
 
@@ -154,15 +162,15 @@ class ResidualDecoder(PictureDecoder):
     def __init__(self, release: FeatureSpec, picture: tuple[int, ...], *, channels: int = 64, blocks: int = 8) -> None:
         super().__init__(picture, channels, blocks)
         self.to_map = ReleaseMap(release, channels, (picture[1], picture[2]))
-        doublings = _doublings(self.to_map.sides, (picture[1], picture[2]))
+        steps = doublings(self.to_map.sides, (picture[1], picture[2]))
         body: list[nn.Module] = [ResidualBlock(self.to_map.channels, channels), nn.ReLU()]
         for _ in range(blocks):
             body += [ResidualBlock(channels, channels), nn.ReLU()]
-        for _ in range(doublings):
+        for _ in range(steps):
             body.append(_upsample(channels))
-        body += [ResidualBlock(channels, channels) for _ in range(_FEWEST_STEPS - doublings)]
+        body += [ResidualBlock(channels, channels) for _ in range(_FEWEST_STEPS - steps)]
         self.body = nn.Sequential(*body)
-        reached = tuple(side * 2**doublings for side in self.to_map.sides)
+        reached = tuple(side * 2**steps for side in self.to_map.sides)
         self.resize = reached != self.picture[1:]
         self.draw = ResidualBlock(channels, picture[0])
 
@@ -175,7 +183,13 @@ class ResidualDecoder(PictureDecoder):
         return drawn
 
 
-def _doublings(sides: tuple[int, int], picture: tuple[int, int]) -> int:
+def doublings(sides: tuple[int, int], picture: tuple[int, int]) -> int:
+    """How often the map can be doubled without passing the picture.
+
+    Example:
+        >>> doublings((8, 7), (32, 32))
+        2
+    """
     ratio = min(picture[0] // sides[0], picture[1] // sides[1])
     return max(ratio, 1).bit_length() - 1
 

@@ -49,7 +49,7 @@ def error(attack: Any, attacked: ModelSubject) -> float:
     return mse(attack.fit(view_of(attacked, pictures=auxiliary(PICTURES)), KEY), attacked)
 
 
-@pytest.mark.parametrize(("architecture", "width"), [("unet", 8), ("tokens", 32)])
+@pytest.mark.parametrize(("architecture", "width"), [("subpixel", 16), ("unet", 8), ("tokens", 32)])
 def test_it_breaks_a_head_that_hides_nothing(architecture: str, width: int) -> None:
     attacked = subject()
     attack = Decoder(**{**SETTINGS, "channels": width, "architecture": architecture})
@@ -62,7 +62,7 @@ def test_tokens_are_inverted_by_the_token_decoder() -> None:
     assert error(attack, attacked) < 0.5 * error(ClassMean(), attacked)
 
 
-@pytest.mark.parametrize("architecture", ["unet", "tokens"])
+@pytest.mark.parametrize("architecture", ["subpixel", "unet", "tokens"])
 def test_it_does_not_lose_to_the_mean_picture_where_there_is_nothing_to_learn(architecture: str) -> None:
     attacked = subject(Gaussian(30.0))
     attack = Decoder(**{**SETTINGS, "epochs": 6, "architecture": architecture})

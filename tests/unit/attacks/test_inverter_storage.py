@@ -116,7 +116,7 @@ def test_any_release_comes_back(release: FeatureSpec, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("standardise", ["affine", "whiten"])
-@pytest.mark.parametrize("architecture", ["residual", "unet", "tokens"])
+@pytest.mark.parametrize("architecture", ["residual", "subpixel", "unet", "tokens"])
 def test_any_choice_comes_back(architecture: str, standardise: str, tmp_path: Path) -> None:
     with Rng(1).scoped():
         inverter = DecoderInverter(

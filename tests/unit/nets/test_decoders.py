@@ -10,11 +10,12 @@ from torch.nn import functional
 from splitveil.contracts import FeatureSpec
 from splitveil.errors import SpecError, UnknownNameError
 from splitveil.nets.decoders import make_decoder
+from splitveil.nets.subpixel import SubpixelDecoder
 from splitveil.nets.tokens import TokenDecoder, TransformerBlock
 from splitveil.nets.unet import UNetDecoder, resample
 from splitveil.rng import Rng
 
-NAMES = ("residual", "unet", "tokens")
+NAMES = ("residual", "subpixel", "unet", "tokens")
 RELEASES = (
     FeatureSpec.of((3, 4, 4)),
     FeatureSpec((4, 4, 3), "map", 2, (4, 4)),
@@ -53,27 +54,27 @@ def test_any_release_becomes_a_picture(name: str, release: FeatureSpec, picture:
 
 
 @pytest.mark.parametrize("release", RELEASES, ids=lambda spec: f"{spec.kind}{spec.shape}")
-@pytest.mark.parametrize("name", ["unet", "tokens"])
+@pytest.mark.parametrize("name", NAMES[1:])
 def test_every_value_of_the_release_is_read(name: str, release: FeatureSpec) -> None:
     """Prefix tokens say nothing about a place: the networks of maps leave them out, the tokens' one reads them."""
     net, r = build(name, release, (1, 8, 8)), random(release).requires_grad_()
     (gradient,) = torch.autograd.grad(net(r).square().sum(), r)
     read = gradient.abs().sum(0) > 0
-    if name == "unet":
+    if name != "tokens":
         assert not bool(read[: release.prefix_tokens].any()) or release.prefix_tokens == 0
         read = read[release.prefix_tokens :] if release.prefix_tokens else read
     if release.shape != (3, 20, 20):  # a map finer than the picture
         assert bool(read.all())
 
 
-@pytest.mark.parametrize("name", ["unet", "tokens"])
+@pytest.mark.parametrize("name", NAMES[1:])
 def test_it_starts_from_one_picture(name: str) -> None:
     """Whatever the release, so that an attacker begins at the mean picture and never below it."""
     net = make_decoder(name, FeatureSpec.of((3, 4, 4)), (1, 16, 16), channels=4, blocks=1)
     assert torch.equal(net(random(FeatureSpec.of((3, 4, 4)))), torch.full((3, 1, 16, 16), 0.5))
 
 
-@pytest.mark.parametrize("name", ["unet", "tokens"])
+@pytest.mark.parametrize("name", NAMES[1:])
 def test_every_parameter_is_used(name: str) -> None:
     net = build(name, FeatureSpec.of((3, 4, 4)), (1, 16, 16)).train()
     weights = torch.randn(3, 1, 16, 16, generator=Rng(2).generator())
@@ -132,6 +133,29 @@ def test_the_scales_of_the_u_net() -> None:
     assert scales[224][-1] == (28, 28)
 
 
+def test_sub_pixel_convolution_spends_its_time_on_the_grid_of_the_release() -> None:
+    """Doubled once on the way, the rest is drawn at once; what is no power of two is resized."""
+    with Rng(0).scoped():
+        nets = {
+            sides: SubpixelDecoder(FeatureSpec.of((8, *sides)), (3, 32, 32)) for sides in ((8, 8), (32, 32), (7, 5))
+        }
+    assert {sides: net.rest for sides, net in nets.items()} == {(8, 8): 2, (32, 32): 1, (7, 5): 2}
+    assert nets[8, 8].coarse(torch.zeros(1, 8, 8, 8)).shape == (1, 32, 16, 16)
+    assert nets[32, 32].coarse(torch.zeros(1, 8, 32, 32)).shape == (1, 32, 32, 32)
+
+
+def test_a_sub_pixel_stays_beside_its_release() -> None:
+    """A value moves the pixels that it covers and those near them, nothing far away."""
+    net = build("subpixel", FeatureSpec.of((3, 20, 20)), (1, 80, 80))
+    r = random(FeatureSpec.of((3, 20, 20)), 1)
+    changed = r.clone()
+    changed[..., 9, 10] += 1.0
+    rows, columns = ((net(changed) - net(r)).abs()[0, 0] > 0).nonzero().T
+    centre = torch.stack([rows.double().mean(), columns.double().mean()])
+    torch.testing.assert_close(centre, torch.tensor([37.5, 41.5], dtype=torch.float64), atol=2.0, rtol=0.0)
+    assert int(rows.max() - rows.min()) < 60
+
+
 def test_a_release_finer_than_the_picture_is_averaged() -> None:
     x = torch.randn(2, 3, 8, 4, generator=Rng(4).generator())
     torch.testing.assert_close(resample(x, (4, 4)), x.reshape(2, 3, 4, 2, 4).mean(3))
@@ -143,6 +167,6 @@ def test_names_and_sizes_are_checked() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'unet'"):
         build("u-net", RELEASES[0], PICTURES[0])
     for sizes in ({"channels": 0}, {"blocks": 0}):
-        for kind in (UNetDecoder, TokenDecoder):
+        for kind in (SubpixelDecoder, UNetDecoder, TokenDecoder):
             with pytest.raises(SpecError, match="channels >= 1 and blocks >= 1"):
                 kind(RELEASES[0], PICTURES[0], **sizes)
