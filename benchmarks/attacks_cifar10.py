@@ -3,7 +3,7 @@
 ``python -m benchmarks.attacks_cifar10 --runs runs/quick_cifar10/runs --out runs/attacks_cifar10`` audits seed 0 of what
 `benchmarks.quick_cifar10` trained with the suite ``standard``, then runs the paper's decoder attack and what
 ``strong`` has besides. Stopped, it goes on where it was; ``--only`` does some of the models, to share the work, and
-``--publish`` keeps the rows on file that were not measured again.
+``--publish`` keeps the rows on file of models that were not measured again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WHITE_BOX = ThreatModel(ThreatModel.preset("white_box").grants, observations=16)
 LEADING = ("decoder", "committee", "linear")
 PARTS = ("standard", "leading", "paper", "strong")
 SEARCH_STEPS = {"optimise": 200, "gan_prior": 200, "image_prior": 200}
-LONGEST = 40  # epochs of a decoder
+LONGEST = 60  # epochs of a decoder
 RESAMPLES = 2000
 
 
@@ -160,20 +160,24 @@ def cem_gain(records: dict[str, RunRecord], suite: set[str]) -> tuple[float, flo
     return float(gap(lambda table: table.mean())), float(low), float(high)
 
 
-def trainings(records: dict[str, RunRecord], gain: tuple[float, float, float] | None) -> dict[str, dict[str, float]]:
+def trainings(
+    records: dict[str, RunRecord], gain: tuple[float, float, float] | None, under: list[str]
+) -> dict[str, dict[str, Any]]:
     """CEM's gain by the weights that it was measured on: the same seed on another machine makes other weights."""
-    found: dict[str, dict[str, float]] = dict(written("summary", {}).get("cem_gain_by_training", {}))
+    found: dict[str, dict[str, Any]] = dict(written("summary", {}).get("cem_gain_by_training", {}))
     if gain is not None:
         weights = sha256((records["cem"].path / "weights.safetensors").read_bytes()).hexdigest()[:12]
-        found[weights] = dict(zip(("db", "low", "high"), gain, strict=True))
+        found[weights] = dict(zip(("db", "low", "high"), gain, strict=True)) | {"under": under}
     return found
 
 
 def label(attack: AttackResult) -> str:
     """Its name and what tells it from others of that name."""
-    told = [
-        str(attack.attack.params[key]) for key in ("architecture", "prior", "channels") if key in attack.attack.params
-    ]
+    if attack.attack == PAPER:
+        return "decoder of the paper"
+    params = attack.attack.params
+    told = [str(params[key]) for key in ("architecture", "prior", "channels") if key in params]
+    told += [f"of {len(params['members'])}"] if "members" in params else []
     kind = "near duplicates" if attack.threat.get("duplicates") == "near" else "releases"
     seen = int(attack.threat.get("observations", 1))
     return " ".join([attack.attack.name, *told, *([f"on {seen} {kind}"] if seen > 1 else [])])
@@ -185,6 +189,11 @@ def has_converged(attack: AttackResult) -> bool | None:
     if not history or attack.attack.name not in ("decoder", "shadow", "support"):
         return attack.converged
     return converged([row["val_mse"] for row in history], int(attack.attack.params.get("epochs", Decoder.epochs)))
+
+
+def _mean_db(gains: list[dict[str, Any]]) -> float | None:
+    """Over the trainings that met the same attackers."""
+    return float(np.mean([item["db"] for item in gains])) if gains else None
 
 
 def main() -> None:
@@ -240,8 +249,8 @@ def tell(records: dict[str, RunRecord]) -> None:
         for name, record in records.items()
         for attack in record.attacks
     ]
-    measured_now = {(row["defense"], row["attack"]) for row in rows}
-    rows += [row for row in written("rows", []) if (row["defense"], row["attack"]) not in measured_now]
+    measured_now = {row["defense"] for row in rows}  # rows on file of the same models are of another training
+    rows += [row for row in written("rows", []) if row["defense"] not in measured_now]
     paper, over = (
         attack_key(PAPER, one, 0),
         dict[str, dict[str, Any]](written("summary", {}).get("strong_over_paper", {})),
@@ -256,16 +265,16 @@ def tell(records: dict[str, RunRecord]) -> None:
         {attack.key for attack in records[name].attacks} & standard for name in ("gaussian .1", "gaussian .2", "cem")
     ]
     common = set.intersection(*tried)  # attackers of unequal strength would say nothing of the defenses
-    gains = trainings(records, cem_gain(records, common) if common else None)
+    under = sorted({label(attack) for attack in records["cem"].attacks if attack.key in common})
+    gains = trainings(records, cem_gain(records, common) if common else None, under)
     publish(
         "attacks_cifar10",
         {
             "strong_over_paper_db": {name: item["db"] for name, item in over.items()},
             "strong_over_paper": over,
             "pictures": max(row["pictures"] for row in rows),
-            "cem_gain_standard_db": float(np.mean([item["db"] for item in gains.values()])) if gains else None,
+            "cem_gain_standard_db": _mean_db([item for item in gains.values() if item["under"] == under]),
             "cem_gain_by_training": gains,
-            "cem_gain_under": sorted({label(attack) for attack in records["cem"].attacks if attack.key in common}),
             "seeds": 1,
             "gaussian_linear_excess_max": measured("gaussian_linear", "excess_max"),
             **{

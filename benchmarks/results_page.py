@@ -81,13 +81,11 @@ def attacks(found: Mapping[str, Any]) -> str:
         f"({item['low']:.2f} to {item['high']:.2f}) than the decoder of the paper."
         for name, item in over.items()
     ]
-    gains = found["summary"]["cem_gain_by_training"].values()
-    if gains:
-        each = ", ".join(f"{item['db']:.2f} dB ({item['low']:.2f} to {item['high']:.2f})" for item in gains)
-        said.append(
-            f"Under the learned attackers of `standard`, CEM gains {found['summary']['cem_gain_standard_db']:.2f} dB "
-            f"over noise of its accuracy, the mean of {len(gains)} trainings (intervals over pictures): {each}."
-        )
+    said += [
+        f"CEM gains {gain['db']:.2f} dB ({gain['low']:.2f} to {gain['high']:.2f}) over noise of its accuracy in one "
+        f"training, under {', '.join(gain['under'])}."
+        for gain in reversed(found["summary"]["cem_gain_by_training"].values())
+    ]
     head = ("model", "attack", "MSE", "PSNR, dB", "SSIM", "pictures")
     return " ".join(["One seed, white box.", *said]) + "\n\n" + table(head, rows)
 

@@ -25,6 +25,7 @@ LAYERS = (
         "combining",
         "stepping",
         "modes",
+        "precision",
         "codecs",
         "schedules",
         "files",

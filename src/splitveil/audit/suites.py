@@ -165,9 +165,9 @@ def _subpixel(recipe: Recipe) -> dict[str, Any]:
 
 
 def _wide(recipe: Recipe) -> dict[str, Any]:
-    """As `_subpixel`, twice as wide again."""
+    """As `_subpixel`, twice as wide and trained twice as long again."""
     second = _subpixel(recipe)
-    return {**second, "channels": 2 * int(second["channels"])}
+    return {**second, "channels": 2 * int(second["channels"]), "epochs": 2 * int(second["epochs"])}
 
 
 def _unet(recipe: Recipe) -> dict[str, Any]:
