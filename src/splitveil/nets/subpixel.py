@@ -20,7 +20,7 @@ class SubpixelDecoder(PictureDecoder):
     r --[ to a map ]-- conv - N x RB C --[ x2 by shuffling ]-- 2 x RB C/2 -- BN - ReLU - conv --[ shuffle ]-- picture
     ```
 
-    On a release of a quarter of the picture's sides a `ResidualDecoder` of as many channels takes twice the time.
+    On a release of a quarter of the picture's sides it takes three fifths of the time of a `ResidualDecoder` as wide.
     Where the picture is less than twice the grid, there is no shuffling; a bilinear resize does what doublings cannot.
 
     Args:
