@@ -132,7 +132,8 @@ def standard(recipe: Recipe) -> Suite:
 
 def strong(recipe: Recipe) -> Suite:
     """The same, wider and longer decoders, searches from many starts, and all attacks of another kind."""
-    second, wide, unet = _subpixel(recipe), _wide(recipe), _unet(recipe)
+    second, unet = _subpixel(recipe), _unet(recipe)
+    wide = {**second, "channels": 2 * int(second["channels"]), "epochs": 2 * int(second["epochs"])}
     residual = {**second, "architecture": "residual"}
     warm = _entry("optimise", prior="tv", steps=1000, warm_start="decoder", decoder=second)
     return Suite(
@@ -160,22 +161,19 @@ def _subpixel(recipe: Recipe) -> dict[str, Any]:
     params = recipe.attack.params
     size = {"channels": 2 * int(params["channels"]), "blocks": 2 * int(params["blocks"])}
     learning = {"lr": params.get("lr", DecoderAttack.lr) / 2, "epochs": 3 * int(params["epochs"]) // 2}
-    flip = recipe.training.augment.flip
-    return {**params, "architecture": "subpixel", "standardise": "whiten", **size, **learning, "flip": flip}
-
-
-def _wide(recipe: Recipe) -> dict[str, Any]:
-    """As `_subpixel`, twice as wide and trained twice as long again."""
-    second = _subpixel(recipe)
-    return {**second, "channels": 2 * int(second["channels"]), "epochs": 2 * int(second["epochs"])}
+    return {**_whitened(recipe), "architecture": "subpixel", **size, **learning}
 
 
 def _unet(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's decoder as a U-Net on whitened releases, of half the width, for half the epochs: it costs more."""
+    """A U-Net of half the recipe's width, for half its epochs: it costs more."""
     params = recipe.attack.params
     size = {"channels": -(-int(params["channels"]) // 2), "epochs": -(-int(params["epochs"]) // 2)}
-    flip = recipe.training.augment.flip
-    return {**params, "architecture": "unet", "standardise": "whiten", "flip": flip, **size}
+    return {**_whitened(recipe), "architecture": "unet", **size}
+
+
+def _whitened(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's decoder on releases without correlations, of pictures that are mirrored where it trains on such."""
+    return {**recipe.attack.params, "standardise": "whiten", "flip": recipe.training.augment.flip}
 
 
 def _together(recipe: Recipe, *members: dict[str, Any]) -> tuple[Entry, ...]:

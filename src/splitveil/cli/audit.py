@@ -95,15 +95,14 @@ def audit(
     if encoders:
         if people:
             raise UsageError("expected --people with runs only, got it with an encoder: drop it")
-        _check_encoder(subjects, out, undefended, device or engine)
-        assert out is not None
+        folder = _check_encoder(subjects, out, undefended, device or engine)
         trust(encoders[0] if ":" in encoders[0] and "//" not in encoders[0] else None)
         scale = recipe or default_recipe(guess_source(data)[0] if data else "pairs")
         pairs = encoders[0].endswith(".safetensors")
         found = [
             audit_encoder(
                 encoders[0],
-                out,
+                folder,
                 recipe=load_recipe(scale),
                 data=data,
                 suite=suite,
@@ -111,7 +110,7 @@ def audit(
                 limit=limit,
                 seed=seed,
                 observe=partial(_bar, Path(encoders[0]).name),
-                after=_replayed(encoders[0], out, server, token_file, ca),
+                after=_replayed(encoders[0], folder, server, token_file, ca),
             )
         ]
     else:
@@ -161,13 +160,15 @@ def _names_an_encoder(text: str) -> bool:
     return not Path(text).is_dir() and (text.endswith((".onnx", ".safetensors")) or ":" in text)
 
 
-def _check_encoder(subjects: Sequence[str], out: Path | None, undefended: Path | None, place: str | None) -> None:
+def _check_encoder(subjects: Sequence[str], out: Path | None, undefended: Path | None, place: str | None) -> Path:
+    """The folder to write to."""
     if len(subjects) > 1:
         raise UsageError(f"expected one encoder, got {len(subjects)} subjects: audit them one by one")
     if out is None:
         raise UsageError("expected --out for the audit of an encoder, got none: name a folder")
     if undefended is not None or place is not None:
         raise UsageError("expected no --undefended, --device and --engine with an encoder, got one: drop it")
+    return out
 
 
 def _engine(engine: str | None, device: str | None, address: str | None, *resources: float | None) -> Engine | None:
