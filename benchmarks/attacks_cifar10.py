@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -43,7 +42,6 @@ WHITE_BOX = ThreatModel(ThreatModel.preset("white_box").grants, observations=16)
 LEADING = ("decoder", "committee", "linear")
 PARTS = ("standard", "leading", "paper", "strong")
 SEARCH_STEPS = {"optimise": 200, "gan_prior": 200, "image_prior": 200}
-LONGEST = 60  # epochs of a decoder
 RESAMPLES = 2000
 
 
@@ -65,7 +63,7 @@ def open_copy(runs: Path, out: Path, name: str) -> RunRecord:
 
 
 def strong_entries(pictures: int) -> list[Entry]:
-    """What ``strong`` has beyond ``standard``, at budgets that two cores can pay: fewer steps, fewer pictures."""
+    """What ``strong`` has beyond ``standard``; searches take fewer steps on fewer pictures: two cores can pay them."""
     recipe = load_recipe("quick")
     known = load_suite("standard", recipe).entries
     entries = [entry for entry in load_suite("strong", recipe).entries if entry not in known]
@@ -84,16 +82,8 @@ def _shortened(entry: Entry, pictures: int) -> Entry:
         params["steps"] = min(int(params.get("steps", steps)), steps)
     if entry.attack.name == "diffusion_prior":
         params |= {"epochs": 30, "steps": 25, "samples": 4}
-    if entry.attack.name == "decoder":
-        params = _shorter(params)
-    if entry.attack.name == "committee":
-        params["members"] = [_shorter(member) for member in params["members"]]
     searched = None if entry.pictures is None else pictures
     return replace(entry, attack=PlugInSpec(name=entry.attack.name, params=params), pictures=searched)
-
-
-def _shorter(decoder: Mapping[str, Any]) -> dict[str, Any]:
-    return {**decoder, "epochs": min(int(decoder["epochs"]), LONGEST)}
 
 
 def work(name: str, record: RunRecord, undefended: RunRecord, pictures: int, parts: list[str]) -> None:

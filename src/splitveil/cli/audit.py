@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from splitveil.experiments.engines.jobs import Engine
     from splitveil.experiments.target import Target
     from splitveil.records import RunRecord
+    from splitveil.threats import ThreatModel
     from splitveil.training.observer import Observer
 
 
@@ -76,68 +77,45 @@ def audit(
     json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Try every attack of a suite that a threat model grants, and report the worst over all of them."""
-    from splitveil.audit.foreign import FRESH_RELEASES, audit_encoder
-    from splitveil.data.sources import guess_source
-    from splitveil.experiments.api import default_recipe
-    from splitveil.experiments.recipes import load_recipe
     from splitveil.records import RunRecord
     from splitveil.threats import ThreatModel
 
-    def granted(preset: str, seen: int) -> ThreatModel:
-        plain = ThreatModel.preset(preset).to_json()
-        wanted = {"observations": seen, "duplicates": duplicates, "auxiliary": auxiliary, "shift": shift}
-        return ThreatModel.from_json({**plain, **wanted})
+    def granted(seen: int) -> ThreatModel:
+        plain = ThreatModel.preset(threat or "white_box").to_json()
+        wanted = {"observations": observations or seen, "duplicates": duplicates, "auxiliary": auxiliary}
+        return ThreatModel.from_json({**plain, **wanted, "shift": shift})
 
     chosen = _engine(engine, device, address, cpus_per_run, gpus_per_run, retries)
+    of_runs: dict[str, Any] = {
+        "--people": people, "--undefended": undefended, "--device": device, "--engine": engine, "--model": model,
+        "--lpips-weights": lpips_weights,
+    }  # fmt: skip
+    of_encoders: dict[str, Any] = {"--data": data, "--limit": limit, "--out": out}
+    of_bundles: dict[str, Any] = {"--server": server, "--token-file": token_file, "--ca": ca}
     failed: dict[str, str] = {}
-    encoders = [text for text in subjects if _names_an_encoder(text)]
     searched: list[PeopleRecord] = []
-    if encoders:
-        if people:
-            raise UsageError("expected --people with runs only, got it with an encoder: drop it")
-        folder = _check_encoder(subjects, out, undefended, device or engine)
-        trust(encoders[0] if ":" in encoders[0] and "//" not in encoders[0] else None)
-        scale = recipe or default_recipe(guess_source(data)[0] if data else "pairs")
-        pairs = encoders[0].endswith(".safetensors")
-        found = [
-            audit_encoder(
-                encoders[0],
-                folder,
-                recipe=load_recipe(scale),
-                data=data,
-                suite=suite,
-                threat=granted(threat or "white_box", observations or (1 if pairs else FRESH_RELEASES)),
-                limit=limit,
-                seed=seed,
-                observe=partial(_bar, Path(encoders[0]).name),
-                after=_replayed(encoders[0], folder, server, token_file, ca),
-            )
-        ]
+    settings: dict[str, Any] = {"suite": suite, "seed": seed}
+    if any(_names_an_encoder(text) for text in subjects):
+        _refuse(of_runs, "with runs only, got it with an encoder: drop it")
+        if server is None:
+            _refuse(of_bundles, "beside --server, got no server: name it, or drop this")
+        text, folder = _check_encoder(subjects, out)
+        settings |= {"data": data, "limit": limit}
+        after = _replayed(text, folder, server, token_file, ca)
+        found = [_audit_encoder(text, folder, recipe, granted, after, settings)]
     else:
-        if server is not None:
-            raise UsageError("expected --server with a bundle only, got it with a run: export the run first")
-        if data is not None or out is not None or limit is not None:
-            raise UsageError("expected --data, --limit and --out with an encoder only, got them with a run: drop them")
+        _refuse(of_encoders, "with an encoder only, got it with a run: drop it")
+        _refuse(of_bundles, "with a bundle only, got it with a run: export the run first")
         trust(model)
         records = RunRecord.gather([Path(text) for text in subjects])
         beside = [RunRecord.open(undefended)] if undefended is not None else records
-        settings: dict[str, Any] = {
-            "suite": suite,
-            "threat": granted(threat or "white_box", observations or 1),
-            "seed": seed,
-            "trusted": model,
-            "lpips_weights": lpips_weights,
-        }
+        settings |= {"threat": granted(1), "trusted": model, "lpips_weights": lpips_weights}
         if chosen is None:
             found = _one_by_one(records, beside, recipe, device, settings)
         else:
             found, failed = _on_engine(chosen, records, beside, recipe, settings)
         if people:
-            from splitveil.audit.people import find_people
-
-            for record in records:
-                watched = _bar(record.name, "people")
-                searched.append(find_people(record, seed=seed, observer=watched, device=device, trusted=model))
+            searched = _search_people(records, seed, device, model)
     if json_:
         echo_json([item.model_dump(mode="json") for item in (*found, *searched)])
     else:
@@ -160,15 +138,58 @@ def _names_an_encoder(text: str) -> bool:
     return not Path(text).is_dir() and (text.endswith((".onnx", ".safetensors")) or ":" in text)
 
 
-def _check_encoder(subjects: Sequence[str], out: Path | None, undefended: Path | None, place: str | None) -> Path:
-    """The folder to write to."""
+def _refuse(given: Mapping[str, Any], why: str) -> None:
+    """Options that would be of no effect here are a mistake of the user's."""
+    for name, value in given.items():
+        if value is not None and value is not False:
+            raise UsageError(f"expected {name} {why}")
+
+
+def _check_encoder(subjects: Sequence[str], out: Path | None) -> tuple[str, Path]:
+    """The encoder, and the folder to write to."""
     if len(subjects) > 1:
         raise UsageError(f"expected one encoder, got {len(subjects)} subjects: audit them one by one")
     if out is None:
         raise UsageError("expected --out for the audit of an encoder, got none: name a folder")
-    if undefended is not None or place is not None:
-        raise UsageError("expected no --undefended, --device and --engine with an encoder, got one: drop it")
-    return out
+    return subjects[0], out
+
+
+def _audit_encoder(
+    text: str,
+    folder: Path,
+    recipe: str | None,
+    granted: Callable[[int], ThreatModel],
+    after: Callable[[Target], None],
+    settings: dict[str, Any],
+) -> AuditRecord:
+    from splitveil.audit.foreign import FRESH_RELEASES, audit_encoder
+    from splitveil.data.sources import guess_source
+    from splitveil.experiments.api import default_recipe
+    from splitveil.experiments.recipes import load_recipe
+
+    trust(text if ":" in text and "//" not in text else None)
+    pairs, data = text.endswith(".safetensors"), settings["data"]
+    scale = recipe or default_recipe(guess_source(data)[0] if data else "pairs")
+    return audit_encoder(
+        text,
+        folder,
+        recipe=load_recipe(scale),
+        threat=granted(1 if pairs else FRESH_RELEASES),
+        observe=partial(_bar, Path(text).name),
+        after=after,
+        **settings,
+    )
+
+
+def _search_people(
+    records: Sequence[RunRecord], seed: int, device: str | None, model: str | None
+) -> list[PeopleRecord]:
+    from splitveil.audit.people import find_people
+
+    return [
+        find_people(record, seed=seed, observer=_bar(record.name, "people"), device=device, trusted=model)
+        for record in records
+    ]
 
 
 def _engine(engine: str | None, device: str | None, address: str | None, *resources: float | None) -> Engine | None:
