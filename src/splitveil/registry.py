@@ -350,3 +350,8 @@ TASKS.add("classification", "splitveil.training.tasks:Classification", "one labe
 TASKS.add("regression", "splitveil.training.regression:Regression", "one or several values per picture")
 TASKS.add("segmentation", "splitveil.training.segmentation:Segmentation", "a class for every pixel")
 TASKS.add("distillation", "splitveil.training.distillation:Distillation", "no labels: what the original model says")
+TASKS.add(
+    "distilled_classification",
+    "splitveil.training.distilled_labels:DistilledClassification",
+    "labels, and what the original model says",
+)

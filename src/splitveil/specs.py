@@ -29,7 +29,7 @@ _SHOWN_FAULTS = 3
 _LATER: dict[str, dict[str, Any]] = {
     "": {"weights": None},
     "data": {"size": None, "skip_corrupt": False},
-    "training": {"precision": "auto", "compile": False, "sampling": "uniform", "freeze_tail": False},
+    "training": {"precision": "auto", "compile": False, "sampling": "uniform", "freeze_tail": False, "settle": 0.0},
 }
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -107,6 +107,11 @@ class TrainingSpec(Frozen):
         default="uniform", description="each picture once an epoch, or each class as often as the others"
     )
     freeze_tail: bool = Field(default=False, description="leave the cloud's part as the weights have it")
+    settle: float = Field(
+        default=0.0,
+        ge=0,
+        description="share of the epochs that the cloud's part learns on for, once the head is trained",
+    )
 
 
 class WeightsSpec(Frozen):

@@ -167,6 +167,8 @@ class Stage:
         lr_schedule: in place of the recipe's.
         budget: the stage starts from the weights selected in the stage before, whose validation score is the
             reference, and ends with weights that keep the budget.
+        settles: the stage starts from the weights selected in the stage before, and learns the task without penalties:
+            for parts behind the wire, once what crosses it is decided.
     """
 
     name: str = "train"
@@ -177,14 +179,20 @@ class Stage:
     lr_scale: float = 1.0
     lr_schedule: Literal["multistep", "cosine", "constant"] | None = None
     budget: Budget | None = None
+    settles: bool = False
 
     def __post_init__(self) -> None:
         positive(self.lr_scale, "lr_scale")
-        if self.budget is not None and self.before is not None:
+        if self.follows and self.before is not None:
             raise SpecError(
-                f"expected the model unchanged before stage '{self.name}', got a hook: the weights that its budget "
-                "falls back on would not fit any more; change the model in a stage before it"
+                f"expected the model unchanged before stage '{self.name}', got a hook: the selected weights that it "
+                "starts from would not fit any more; change the model in a stage before it"
             )
+
+    @property
+    def follows(self) -> bool:
+        """Whether it starts from the weights that were selected in the stage before, not from its last ones."""
+        return self.budget is not None or self.settles
 
 
 class Task(ABC):

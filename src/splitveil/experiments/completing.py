@@ -22,6 +22,8 @@ from splitveil.training.tasks import make_task, with_facts
 
 __all__ = ["Prepared", "complete", "original_of", "prepare"]
 
+_BEHIND_THE_WIRE = ("tail", "finish")
+
 
 def complete(
     spec: RunSpec, source: Source, splits: Splits, trusted: str | None = None
@@ -117,16 +119,18 @@ def _parts_of(original: Original | None) -> SplitParts | None:
 
 
 def _planned(spec: RunSpec, stages: Sequence[Stage], model: SplitModel, original: Original | None) -> tuple[Stage, ...]:
-    """The stages of a defense, without the tail where it is to stay as the weights have it.
+    """The stages of a defense, without the tail where it is to stay as the weights have it, and one to settle in.
 
     Raises:
-        SpecError: there are no weights to leave the tail with, the tail is not the one that they are of, or a budget is
-            to count from a model that nobody knows.
+        SpecError: there are no weights to leave the tail with, the tail is not the one that they are of, a frozen one
+            is to settle, or a budget is to count from a model that nobody knows.
     """
     if original is not None and any(stage.budget is not None for stage in stages):
         _ = original.told
     if not spec.training.freeze_tail:
-        return tuple(stages)
+        return (*stages, *_settling(spec, stages))
+    if spec.training.settle:
+        raise SpecError("expected a tail that stays as it is, or one that settles, got both: set settle to 0")
     if original is None:
         raise SpecError("expected weights of the tail that is frozen, got none: pass some, or let it train")
     if original.fresh:
@@ -143,3 +147,12 @@ def _planned(spec: RunSpec, stages: Sequence[Stage], model: SplitModel, original
             "another, or let it train"
         )
     return tuple(replace(stage, parts=tuple(part for part in stage.parts if part != "tail")) for stage in stages)
+
+
+def _settling(spec: RunSpec, stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """What the cloud may see is decided once the head is trained: what is done with it then tells nobody more."""
+    if not spec.training.settle:
+        return ()
+    behind = (tuple(part for part in stage.parts if part in _BEHIND_THE_WIRE) for stage in reversed(stages))
+    parts = next((found for found in behind if found), ())
+    return (Stage("settle", spec.training.settle, parts=parts, settles=True),)

@@ -48,7 +48,8 @@ class Trainer:
     that was never stopped. The final weights are those with the lowest objective on validation data among the last
     fifth of the last stage's epochs: before that, penalties have not yet reached their weight, and to select by
     accuracy alone would select the least private epoch. A stage with a budget starts from the weights that are selected
-    so in the stage before, and ends with those that lower its term most while they keep the budget.
+    so in the stage before, and ends with those that lower its term most while they keep the budget; one that settles
+    starts from the selected weights too.
 
     Args:
         model: trained in place.
@@ -120,10 +121,11 @@ class Trainer:
                 saved = None
                 for item in self.penalties:
                     item.penalty.on_stage_end(self.stages[self.place.stage].name, self.model)
+                if self.place.stage + 1 == len(self.stages) or self.stages[self.place.stage + 1].settles:
+                    self._announce(self.stages[self.place.stage])
                 self.place.stage, self.place.epoch, self.place.step = self.place.stage + 1, 0, 0
         finally:
             self.observer.stop()
-        self._announce(self.stages[-1])
         self.model.load_state_dict(self._best)
         self.model.requires_grad_(True).eval()
 
@@ -141,7 +143,8 @@ class Trainer:
         trained = self._set_trainable(stage)
         network = network_of(self.model, self.settings, self.train_set.device, self.ranks)
         rng = self.rng.child("stage", self.place.stage)
-        objective = Objective(self.model, self.task, self.penalties, rng, network).to(self.train_set.device)
+        penalties = () if stage.settles else self.penalties
+        objective = Objective(self.model, self.task, penalties, rng, network).to(self.train_set.device)
         optimizer = torch.optim.SGD(
             trained,
             lr=self._paces[self.place.stage].lr,
@@ -167,9 +170,11 @@ class Trainer:
     def _enter(self, stage: Stage) -> None:
         """What a stage starts from: the model as it is, or as it was selected in the stage before."""
         self.place.validations = []
-        if stage.budget is not None and self.place.best is not None:
+        best = self.place.best
+        if stage.follows and best is not None:
             self.model.load_state_dict(self._best)
-            own: float = self.place.best["val_accuracy"]
+        if stage.budget is not None and best is not None:
+            own: float = best["val_accuracy"]
             self.place.reference = own if self._reference is None else self._reference
         else:
             self.place.best, self.place.reference = None, None
@@ -335,7 +340,7 @@ class Trainer:
 
     def _select(self, stage: Stage, validation: Mapping[str, Any]) -> None:
         later = self.stages[self.place.stage + 1 :]
-        if later and later[0].budget is None:
+        if later and not later[0].follows:
             return
         epoch = self.place.epoch
         if is_better(stage, epoch, self._epochs(stage), validation, self.place.best, self.place.reference):

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from splitveil.data.loader import Pictures
-from splitveil.defenses import cem, ensembler, gaussian, none
+from splitveil.defenses import cem, ensembler, gaussian, none, shredder
 from splitveil.errors import InputError, MissingDataError, SpecError
 from splitveil.experiments.api import attack, make_spec, train
 from splitveil.experiments.compare.api import plan_cells
-from splitveil.experiments.completing import complete
+from splitveil.experiments.completing import complete, prepare
 from splitveil.experiments.recipes import load_recipe
 from splitveil.experiments.starting import find_weights, mean_score
 from splitveil.experiments.training import load_data_spec
@@ -195,6 +195,42 @@ def test_a_model_is_distilled_without_labels(earlier: RunRecord, tmp_path: Path)
     assert found.score.result.mean > 0.8
     assert run.spec.learns.params == {"classes": 2}
     assert attack(run, "mean_image", device="cpu").metrics["mse"].mean > 0
+
+
+def test_a_model_is_distilled_with_labels_and_settles(earlier: RunRecord, data: Path, tmp_path: Path) -> None:
+    given = {"task": "distilled_classification", "training": {**FAST, "settle": 0.5}}
+    run = go(data, tmp_path / "run", earlier.path, cem(weight=0.02, clusters=2), **given)
+    assert run.evaluation is not None
+    assert run.evaluation.accuracy is not None
+    assert run.evaluation.accuracy.mean > 0.8
+    assert run.spec.learns.params == {"classes": 2}
+    stages = [event["stage"] for event in run.events() if event["event"] == "epoch"]
+    assert stages.count("settle") == round(0.5 * FAST["epochs"])
+
+
+@pytest.mark.parametrize(
+    ("defense", "parts"),
+    [
+        (gaussian(), ("tail", "finish")),
+        (shredder(), ("tail", "finish")),
+        (ensembler(bodies=3, chosen=2), ("finish",)),
+    ],
+    ids=["gaussian", "shredder", "ensembler"],
+)
+def test_what_settles_is_behind_the_wire_and_was_free_to_learn(
+    data: Path, defense: Any, parts: tuple[str, ...]
+) -> None:
+    plug_in = PlugInSpec(name=defense.name, params=dict(defense.params))
+    spec = make_spec(str(data), defense=plug_in, recipe=load_recipe("tiny"), training={"settle": 0.25})
+    loaded = load_data_spec(spec.data)
+    spec, original = complete(spec, loaded.source, loaded.splits)
+    last = prepare(spec, loaded.source, original).stages[-1]
+    assert (last.name, last.parts, last.share) == ("settle", parts, 0.25)
+
+
+def test_a_tail_is_frozen_or_settles(earlier: RunRecord, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="got both: set settle to 0"):
+        go(data, tmp_path / "run", earlier.path, training={**FAST, "freeze_tail": True, "settle": 0.5})
 
 
 # -------------------------------------------------------------------------------------------------- bad input

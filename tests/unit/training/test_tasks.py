@@ -23,6 +23,7 @@ from splitveil.registry import TASKS
 from splitveil.rng import Rng
 from splitveil.specs import PlugInSpec
 from splitveil.training.distillation import Distillation
+from splitveil.training.distilled_labels import DistilledClassification
 from splitveil.training.regression import Regression
 from splitveil.training.segmentation import Segmentation
 from splitveil.training.tasks import Classification, make_task, with_facts
@@ -181,6 +182,30 @@ def test_distillation_is_the_divergence_of_soft_answers() -> None:
         Distillation(3).target(x, torch.zeros(7))
 
 
+def test_distillation_beside_labels_is_the_sum_of_both_by_their_shares() -> None:
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    task = DistilledClassification(3, temperature=3.0, share=0.3).attach(teacher)
+    x, output = torch.rand(7, 1, 4, 4, generator=GENERATOR), torch.randn(7, 3, generator=GENERATOR)
+    y = torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    soft = Distillation(3, temperature=3.0).attach(teacher)
+    target = task.target(x, y)
+    hard = -log_softmax(output.double().numpy(), axis=1)[np.arange(7), y.numpy()]
+    expected = 0.7 * hard + 0.3 * soft.loss(output, soft.target(x, y)).detach().double().numpy()
+    np.testing.assert_allclose(task.loss(output, target), expected, rtol=1e-5)
+    assert task.groups(target).tolist() == y.tolist()
+    assert task.score(output, target).tolist() == (output.argmax(1) == y).float().tolist()
+
+
+def test_a_share_outside_of_its_range_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"expected a share .* got 1.5"):
+        DistilledClassification(3, share=1.5)
+
+
+def test_labels_that_the_original_does_not_know_are_refused() -> None:
+    with pytest.raises(SpecError, match="knows the 4 classes of the pictures, got one of 3"):
+        DistilledClassification(3).check_output((2, 3), 4)
+
+
 # ------------------------------------------------------------------------------------------------- all tasks
 
 
@@ -190,6 +215,7 @@ def test_distillation_is_the_divergence_of_soft_answers() -> None:
         ("classification", "targets", "with values: choose task regression"),
         ("classification", "masks", "with masks: choose task segmentation"),
         ("classification", "nothing", "with nothing: choose task distillation"),
+        ("distilled_classification", "nothing", "with nothing: choose task distillation"),
         ("regression", "labels", "with values to learn by regression"),
         ("regression", "masks", "with values to learn by regression"),
         ("segmentation", "targets", "with masks to learn segmentation"),
@@ -211,6 +237,7 @@ def test_data_of_another_task_is_refused(task: str, kind: str, said: str) -> Non
         (Segmentation(3), (2, 3)),
         (Segmentation(3), (2, 2, 8, 8)),
         (Distillation(3), (2, 2)),
+        (DistilledClassification(3), (2, 2)),
     ],
 )
 def test_outputs_of_another_shape_are_refused(task: Any, shape: tuple[int, ...]) -> None:
@@ -219,7 +246,9 @@ def test_outputs_of_another_shape_are_refused(task: Any, shape: tuple[int, ...])
 
 
 def test_every_task_is_found_by_its_name_and_an_unknown_one_has_a_neighbour() -> None:
-    assert {entry.name for entry in TASKS} == {"classification", "regression", "segmentation", "distillation"}
+    assert {entry.name for entry in TASKS} == {
+        "classification", "regression", "segmentation", "distillation", "distilled_classification"
+    }  # fmt: skip
     assert all(TASKS.load(entry.name).score_name for entry in TASKS)
     with pytest.raises(UnknownNameError, match="did you mean 'regression'"):
         make_task(PlugInSpec(name="regresion"))
