@@ -187,7 +187,12 @@ def paper(found: Mapping[str, Any]) -> str:
     rows = [
         (
             row["row"],
-            {"without": "", "paper": "paper's CEM", "ours": "our CEM"}[row["kind"]],
+            {
+                "without": "",
+                "paper": "paper's CEM",
+                "paper_settled": "paper's CEM, settled",
+                "ours": "our CEM, settled",
+            }[row["kind"]],
             row["scale"],
             f"{row['noise_std']:g}",
             f"{100 * row['accuracy']:.1f} %",

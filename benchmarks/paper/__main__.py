@@ -1,6 +1,6 @@
 """The paper's rows: ``python -m benchmarks.paper --data FOLDER --row noise_arl --scale reduced [--minutes 10]``.
 
-Trains the row's defense alone, with the paper's CEM and with ours, at each noise level and seed; attacks each as the
+Trains the row's defense in all kinds (see `benchmarks.paper.scales`) at each noise level and seed; attacks each as the
 paper does and honestly; writes ``results/paper/ROW@SCALE.json`` once all of it is there. Stopped, or out of its
 minutes, it goes on where it was. ``--publish`` builds ``results/paper/cifar10.json`` from the rows that are there.
 """

@@ -13,8 +13,9 @@ from safetensors.numpy import load_file
 
 from benchmarks.harness import pack, plug_in
 from benchmarks.paper.protocol import attack_honestly, attack_like_the_paper
-from benchmarks.paper.scales import KINDS, Scale, defense_of
+from benchmarks.paper.scales import DISTILLED, KINDS, SETTLED, Scale, defense_of
 from splitveil.cli.common import progress_bar
+from splitveil.defenses import Defense, load_defense
 from splitveil.experiments.api import make_spec
 from splitveil.experiments.recipes import load_recipe
 from splitveil.experiments.training import load_data_spec, train_run
@@ -114,14 +115,23 @@ def run_point(point: Point, scale: Scale, data: str, out: Path, until: float | N
 
 def _train(point: Point, scale: Scale, data: str, out: Path, until: float | None) -> RunRecord | None:
     recipe = load_recipe(scale.recipe)
-    spec = make_spec(
-        data,
-        defense=plug_in(defense_of(point.row, point.kind, point.noise_std, scale)),
-        recipe=replace(recipe, limit=scale.limit or recipe.limit),
-        seed=point.seed,
-        training=dict(scale.training),
-    )
+
+    def trained(name: str, defense: Defense, training: dict[str, Any], **more: Any) -> RunRecord:
+        spec = make_spec(
+            data,
+            defense=plug_in(defense),
+            recipe=replace(recipe, limit=scale.limit or recipe.limit),
+            seed=point.seed,
+            training={**scale.training, **training},
+            **more,
+        )
+        return train_run(spec, out / name, observer=_Timed(progress_bar(name), until))
+
+    defense = defense_of(point.row, point.kind, point.noise_std, scale)
     try:
-        return train_run(spec, out / point.name, observer=_Timed(progress_bar(point.name), until))
+        if point.kind not in SETTLED:
+            return trained(point.name, defense, {})
+        plain = trained(f"none-{point.seed}", load_defense("none", {}), {})
+        return trained(point.name, defense, {"settle": scale.settle}, task=DISTILLED, weights=plain.path)
     except _TimeIsUpError:
         return None
