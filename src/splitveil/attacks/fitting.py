@@ -36,7 +36,7 @@ _STATISTICS = 4096  # pictures whose releases fit the standardisation
 _LAST_LR = 1e-5
 _SMALLEST_BATCH = 4
 _NOTICEABLE = 1e-3  # relative improvement of the validation error that resets the patience
-_CONVERGED_DB = 0.1  # improvement over a fifth of the budget: about what 2,400 test pictures leave uncertain
+_CONVERGED_DB = 0.15  # improvement over the last fifth of the budget; see `converged`
 
 
 @dataclass(frozen=True)
@@ -300,9 +300,11 @@ def _cosine(lr: float, epoch: int, epochs: int) -> float:
 
 
 def converged(errors: list[float], budget: int) -> bool:
-    """Whether the least error fell by less than 0.1 dB (2.3 %) over the last epochs, as many as a fifth of the budget.
+    """Whether the least error fell by less than 0.15 dB (3.5 %) over the last epochs, as many as a fifth of the budget.
 
-    The rate falls to zero in these epochs, which alone gains something whatever the budget.
+    The rate falls to zero in these epochs, which alone gains something whatever the budget: three decoders on CIFAR-10
+    that gained 0.10, 0.10 and 0.18 dB there gained 0.13, 0.08 and 0.08 with twice the epochs, and were 0.02, 0.02 and
+    -0.01 dB better for it.
     An attack that stopped early is held to the fifth of what it was granted: patience is not convergence.
     """
     last = math.ceil(budget / 5)

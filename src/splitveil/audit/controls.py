@@ -96,7 +96,7 @@ def less_with_noise(as_released: MetricResult | None, with_more: MetricResult | 
 
 def converged(attacks: Sequence[AttackResult]) -> ControlResult:
     """The attack with the least error had stopped learning when its budget ended."""
-    name, title = "converged", "The best attack had converged: its last fifth gained less than 0.1 dB"
+    name, title = "converged", "The best attack had converged: its last fifth gained less than 0.15 dB"
     best = min(attacks, key=lambda attack: attack.metrics["mse"].mean)
     late = sorted({attack.attack.name for attack in attacks if attack.converged is False})
     others = f"; still learning: {', '.join(late)}" if late else ""
