@@ -86,7 +86,9 @@ def _shortened(entry: Entry, pictures: int) -> Entry:
     return replace(entry, attack=PlugInSpec(name=entry.attack.name, params=params), pictures=searched)
 
 
-def work(name: str, record: RunRecord, undefended: RunRecord, pictures: int, parts: list[str]) -> None:
+def work(
+    name: str, record: RunRecord, undefended: RunRecord, pictures: int, parts: list[str], skipped: list[str]
+) -> None:
     """Attack one model."""
     recipe = load_recipe("quick")
     if "standard" in parts:
@@ -100,6 +102,8 @@ def work(name: str, record: RunRecord, undefended: RunRecord, pictures: int, par
         attack_target(record, target, PAPER, threat=one)
     if "strong" in parts and name in STRONG_ON:
         for entry in strong_entries(pictures):
+            if entry.attack.name in skipped:
+                continue
             attack_target(record, target, entry.attack, threat=one, pictures=entry.pictures)
 
 
@@ -194,12 +198,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["standard", "paper", "strong"])
     parser.add_argument("--searched", type=int, default=256, help="Pictures for the long searches of the strong suite.")
+    parser.add_argument("--skip", nargs="+", default=[], metavar="ATTACK", help="Of the strong suite: not these.")
     parser.add_argument("--publish", action="store_true", help="Write the table of what is there.")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     records = {name: open_copy(options.runs, options.out, name) for name in MODELS}
     for name in options.only:
-        work(name, records[name], records["none"], options.searched, options.parts)
+        work(name, records[name], records["none"], options.searched, options.parts, options.skip)
     if options.publish:
         tell(records)
 
