@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from benchmarks.harness import least_error, on_file, publish
+from benchmarks.harness import RESAMPLES, gain_at_accuracy, least_error, on_file, publish
 from splitveil.attacks.decoder import Decoder
 from splitveil.attacks.fitting import converged
 from splitveil.audit.run import audit_run
@@ -42,7 +42,6 @@ WHITE_BOX = ThreatModel(ThreatModel.preset("white_box").grants, observations=16)
 LEADING = ("decoder", "committee", "linear")
 PARTS = ("standard", "leading", "paper", "strong")
 SEARCH_STEPS = {"optimise": 200, "gan_prior": 200, "image_prior": 200}
-RESAMPLES = 2000
 
 
 def find_run(runs: Path, defense: PlugInSpec) -> RunRecord:
@@ -143,15 +142,7 @@ def cem_gain(records: dict[str, RunRecord], suite: set[str]) -> tuple[float, flo
         assert evaluation is not None
         accuracy[name] = evaluation.accuracy.mean
         tables[name] = errors(records[name], strongest(records[name], suite))
-    share = (accuracy["cem"] - accuracy["gaussian .2"]) / (accuracy["gaussian .1"] - accuracy["gaussian .2"])
-    drawn = np.random.default_rng(0).integers(0, len(tables["cem"]), size=(RESAMPLES, len(tables["cem"])))
-
-    def gap(pick: Any) -> Any:
-        level = {name: 10 * np.log10(pick(table)) for name, table in tables.items()}
-        return level["cem"] - (share * level["gaussian .1"] + (1 - share) * level["gaussian .2"])
-
-    low, high = np.quantile(gap(lambda table: table[drawn].mean(1)), [0.025, 0.975])
-    return float(gap(lambda table: table.mean())), float(low), float(high)
+    return gain_at_accuracy("cem", ("gaussian .1", "gaussian .2"), accuracy, tables)
 
 
 def trainings(

@@ -24,6 +24,7 @@ from splitveil.specs import PlugInSpec
 
 RESULTS = Path(__file__).with_name("results")
 MILLIONTHS = 1e6
+RESAMPLES = 2000
 
 
 def publish(
@@ -71,6 +72,33 @@ def plug_in(defense: Defense) -> PlugInSpec:
 def gain_percent(found: DeltaSummary) -> float | None:
     """How much more an attacker errs at equal accuracy; None where accuracies do not overlap."""
     return None if found.delta is None else 100 * (10 ** (found.delta.mse_db / 10) - 1)
+
+
+def gain_at_accuracy(
+    point: str, curve: tuple[str, str], accuracy: Mapping[str, float], errors: Mapping[str, NDArray[np.float64]]
+) -> tuple[float, float, float]:
+    """How many dB an attacker errs more on a point than on a curve at the point's accuracy, with an interval.
+
+    The curve's error there is interpolated between its two ends, in dB over accuracy. The bootstrap draws pictures, the
+    same for all; accuracies stand as they are.
+
+    Args:
+        point: a name.
+        curve: two names.
+        accuracy: by name.
+        errors: of each picture, by name.
+    """
+    one, two = curve
+    share = (accuracy[point] - accuracy[two]) / (accuracy[one] - accuracy[two])
+    count = len(errors[point])
+    drawn = np.random.default_rng(0).integers(0, count, size=(RESAMPLES, count))
+
+    def gap(pick: Any) -> Any:
+        level = {name: 10 * np.log10(pick(errors[name])) for name in (point, one, two)}
+        return level[point] - (share * level[one] + (1 - share) * level[two])
+
+    low, high = np.quantile(gap(lambda table: table[drawn].mean(1)), [0.025, 0.975])
+    return float(gap(lambda table: table.mean())), float(low), float(high)
 
 
 def pack(values: NDArray[Any], scale: float = MILLIONTHS) -> str:

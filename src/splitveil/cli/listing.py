@@ -50,10 +50,11 @@ def list_names(
     if json_:
         echo_json({name: {entry.name: entry.help for entry in found} for name, found in chosen.items()})
         return
+    width = max(len(entry.name) for found in chosen.values() for entry in found)
     for name, found in chosen.items():
         typer.echo(f"{name}:")
         for entry in found:
-            typer.echo(f"  {entry.name:<20} {entry.help}")
+            typer.echo(f"  {entry.name:<{width}} {entry.help}")
 
 
 def _cuts(model: str | None, input_shape: str, json_: bool) -> None:

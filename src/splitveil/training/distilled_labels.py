@@ -55,12 +55,18 @@ class DistilledClassification(Distillation):
         self.share = float(share)
 
     def target(self, x: Tensor, y: Tensor) -> Tensor:
-        """The label and the original's logits, ``(n, 1 + k)``."""
-        logits = super().target(x, y)
-        return torch.cat([y.to(logits.dtype)[:, None], logits], 1)
+        """Labels and the original's logits, ``(n, 1 + k)``; labels alone, ``(n, 1)``, where there is none to ask."""
+        labels = y.to(torch.float32)[:, None]
+        return labels if self.teacher is None else torch.cat([labels, super().target(x, y)], 1)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """``(n, k)`` logits to ``(n,)`` nats."""
+        """``(n, k)`` logits to ``(n,)`` nats.
+
+        Raises:
+            SpecError: the target lacks the original's logits.
+        """
+        if target.shape[1] == 1:
+            raise SpecError("expected the original model to distil from, got none: pass its weights")
         hard = F.cross_entropy(output, self.groups(target), reduction="none")
         return (1 - self.share) * hard + self.share * super().loss(output, target[:, 1:])
 

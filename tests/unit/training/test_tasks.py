@@ -196,6 +196,15 @@ def test_distillation_beside_labels_is_the_sum_of_both_by_their_shares() -> None
     assert task.score(output, target).tolist() == (output.argmax(1) == y).float().tolist()
 
 
+def test_without_the_original_labels_are_scored_and_nothing_is_learned() -> None:
+    task, x, y = DistilledClassification(3), torch.zeros(2, 1, 4, 4), torch.tensor([2, 0])
+    output, target = torch.eye(3)[[2, 1]], task.target(x, y)
+    assert task.score(output, target).tolist() == [1.0, 0.0]
+    assert task.groups(target).tolist() == [2, 0]
+    with pytest.raises(SpecError, match="expected the original model to distil from"):
+        task.loss(output, target)
+
+
 def test_a_share_outside_of_its_range_is_refused() -> None:
     with pytest.raises(SpecError, match=r"expected a share .* got 1.5"):
         DistilledClassification(3, share=1.5)
