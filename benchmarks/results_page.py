@@ -243,9 +243,9 @@ def settled(found: Mapping[str, Any]) -> str:
         if name.startswith("ours_over_")
     ]
     return (
-        "*Taught* starts from the undefended model, learns from its answers beside the labels, and lets the tail settle "
-        "with the head frozen. Noise of 0.1, one seed, under the second decoder of `standard`. Our CEM, taught, over "
-        f"the paper's: {'; '.join(gains)}.\n\n" + table(("trained with", "accuracy", "attacker's MSE", "dB"), rows)
+        "*Taught* starts from the undefended model, learns from its answers beside the labels, and lets the tail "
+        "settle with the head frozen. Noise of 0.1, one seed, under the second decoder of `standard`. Our CEM, taught, "
+        f"over the paper's: {'; '.join(gains)}.\n\n" + table(("trained with", "accuracy", "attacker's MSE", "dB"), rows)
     )
 
 
