@@ -224,10 +224,10 @@ def settled(found: Mapping[str, Any]) -> str:
     said = {
         "none": "no defense",
         "paper 2": "the paper's CEM, lambda 2",
-        "paper 2 settled": "the same head; the tail settles",
+        "paper 2 settled": "the paper's CEM, the same head, settled",
         "paper 2 taught": "the paper's CEM, taught",
         "ours .2": "our CEM, weight 0.2",
-        "ours .2 settled": "the same head; the tail settles",
+        "ours .2 settled": "our CEM, the same head, settled",
         "ours .4 taught": "our CEM, weight 0.4, taught",
         "ours 1.6 taught": "our CEM, weight 1.6, taught",
     }
@@ -236,16 +236,16 @@ def settled(found: Mapping[str, Any]) -> str:
         for row in found["rows"]
     ]
     gains = [
-        f"{item['db']:+.2f} dB ({item['low']:.2f} to {item['high']:.2f}) "
-        + ("at the accuracy of " if item["interpolated"] else "at the accuracy, extrapolated, of ")
-        + said[name.removeprefix("ours_over_").replace("_", " ")]
+        f"{item['db']:+.2f} dB ({item['low']:.2f} to {item['high']:.2f}; {item['is']}"
+        + (f", and {item['points_more_accurate']:.1f} points more accurate" if "points_more_accurate" in item else "")
+        + f") over {said[name.removeprefix('ours_over_').replace('_', ' ')]}"
         for name, item in summary.items()
         if name.startswith("ours_over_")
     ]
     return (
         "*Taught* starts from the undefended model, learns from its answers beside the labels, and lets the tail "
-        "settle with the head frozen. Noise of 0.1, one seed, under the second decoder of `standard`. Our CEM, taught, "
-        f"over the paper's: {'; '.join(gains)}.\n\n" + table(("trained with", "accuracy", "attacker's MSE", "dB"), rows)
+        "settle with the head frozen. Noise of 0.1, one seed, under the second decoder of `standard`. Our CEM, taught: "
+        f"{'; '.join(gains)}.\n\n" + table(("trained with", "accuracy", "attacker's MSE", "dB"), rows)
     )
 
 
