@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
-from benchmarks.harness import RESAMPLES, gain_at_accuracy, least_error, on_file, publish
+from benchmarks.harness import errors_of, gain_at_accuracy, gain_db, least_error, on_file, publish
 from splitveil.attacks.decoder import Decoder
 from splitveil.attacks.fitting import converged
 from splitveil.audit.run import audit_run
@@ -106,12 +105,6 @@ def work(
             attack_target(record, target, entry.attack, threat=one, pictures=entry.pictures)
 
 
-def errors(record: RunRecord, attack: AttackResult) -> NDArray[np.float64]:
-    """Mean squared error of each test picture."""
-    found: NDArray[np.float64] = load_file(record.path / attack.samples)["mse"].astype(np.float64)
-    return found
-
-
 def strongest(record: RunRecord, keys: set[str] | None = None) -> AttackResult:
     """The attack on single releases, scored on all pictures, that errs least; the paper's is no candidate."""
     paper = attack_key(PAPER, replace(WHITE_BOX, observations=1), 0)
@@ -121,14 +114,6 @@ def strongest(record: RunRecord, keys: set[str] | None = None) -> AttackResult:
         if attack.key != paper and (keys is None or attack.key in keys) and attack.threat.get("observations", 1) == 1
     ]
     return least_error(able)
-
-
-def gain_db(better: NDArray[np.float64], worse: NDArray[np.float64]) -> tuple[float, float, float]:
-    """``10 log10(worse / better)`` of the mean errors of the same pictures, with a paired bootstrap interval."""
-    drawn = np.random.default_rng(0).integers(0, len(better), size=(RESAMPLES, len(better)))
-    ratios = 10 * np.log10(worse[drawn].mean(1) / better[drawn].mean(1))
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(10 * np.log10(worse.mean() / better.mean())), float(low), float(high)
 
 
 def cem_gain(records: dict[str, RunRecord], suite: set[str]) -> tuple[float, float, float]:
@@ -141,7 +126,7 @@ def cem_gain(records: dict[str, RunRecord], suite: set[str]) -> tuple[float, flo
         evaluation = records[name].evaluation
         assert evaluation is not None
         accuracy[name] = evaluation.accuracy.mean
-        tables[name] = errors(records[name], strongest(records[name], suite))
+        tables[name] = errors_of(records[name], strongest(records[name], suite))
     return gain_at_accuracy("cem", ("gaussian .1", "gaussian .2"), accuracy, tables)
 
 
@@ -245,7 +230,7 @@ def tell(records: dict[str, RunRecord]) -> None:
         held = next((attack for attack in records[name].attacks if attack.key == paper), None)
         if held is not None:
             best = strongest(records[name])
-            mean, low, high = gain_db(errors(records[name], best), errors(records[name], held))
+            mean, low, high = gain_db(errors_of(records[name], best), errors_of(records[name], held))
             over[name] = {"db": mean, "low": low, "high": high, "by": label(best)}
     tried = [
         {attack.key for attack in records[name].attacks} & standard for name in ("gaussian .1", "gaussian .2", "cem")

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from safetensors.numpy import load_file
 
 from splitveil.defenses import Defense
 from splitveil.experiments.environment import describe_environment, pick_device
 from splitveil.files import write_text
 from splitveil.metrics.tradeoff import DeltaSummary
-from splitveil.records import AttackResult
+from splitveil.records import AttackResult, RunRecord
 from splitveil.specs import PlugInSpec
 
 RESULTS = Path(__file__).with_name("results")
@@ -72,6 +73,20 @@ def plug_in(defense: Defense) -> PlugInSpec:
 def gain_percent(found: DeltaSummary) -> float | None:
     """How much more an attacker errs at equal accuracy; None where accuracies do not overlap."""
     return None if found.delta is None else 100 * (10 ** (found.delta.mse_db / 10) - 1)
+
+
+def errors_of(record: RunRecord, attack: AttackResult) -> NDArray[np.float64]:
+    """Mean squared error of each test picture."""
+    found: NDArray[np.float64] = load_file(record.path / attack.samples)["mse"].astype(np.float64)
+    return found
+
+
+def gain_db(better: NDArray[np.float64], worse: NDArray[np.float64]) -> tuple[float, float, float]:
+    """``10 log10(worse / better)`` of the mean errors of the same pictures, with a paired bootstrap interval."""
+    drawn = np.random.default_rng(0).integers(0, len(better), size=(RESAMPLES, len(better)))
+    ratios = 10 * np.log10(worse[drawn].mean(1) / better[drawn].mean(1))
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(10 * np.log10(worse.mean() / better.mean())), float(low), float(high)
 
 
 def gain_at_accuracy(

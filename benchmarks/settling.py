@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
 
-from benchmarks.harness import gain_at_accuracy, plug_in, publish
-from benchmarks.paper.scales import DISTILLED
+from benchmarks.harness import errors_of, gain_at_accuracy, gain_db, plug_in, publish
+from benchmarks.paper.scales import DISTILLED, papers_cem
 from splitveil.audit.suites import load_suite
 from splitveil.cli.common import progress_bar
 from splitveil.defenses import Defense, conditional_entropy, load_defense
@@ -57,9 +56,7 @@ def ours(weight: float) -> Defense:
 
 def papers(weight: float) -> Defense:
     """Noise, and CEM as the paper's released code has it."""
-    return load_defense("gaussian", {"noise_std": NOISE_STD}) + conditional_entropy(
-        weight, surrogate="thresholded_trace", covariance="isotropic", schedule="lr_coupled"
-    )
+    return load_defense("gaussian", {"noise_std": NOISE_STD}) + papers_cem(weight)
 
 
 ROWS = {
@@ -118,8 +115,7 @@ def errors(record: RunRecord) -> NDArray[np.float64]:
         threat=ThreatModel.preset("white_box"),
         observer=progress_bar(record.name),
     )
-    table: NDArray[np.float64] = load_arrays(record.path / found.samples)["mse"].astype(np.float64)
-    return table
+    return errors_of(record, found)
 
 
 def over(name: str, accuracy: dict[str, float], tables: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
@@ -133,11 +129,9 @@ def over(name: str, accuracy: dict[str, float], tables: dict[str, NDArray[np.flo
         mean, low, high = gain_at_accuracy(name, CURVE, accuracy, tables)
         within = accuracy[name] <= max(accuracy[item] for item in CURVE)
         return {"db": -mean, "low": -high, "high": -low, "is": "equal accuracy" if within else "extrapolated"}
-    level = {**accuracy, name: accuracy[lowest]}
-    other = next(item for item in CURVE if item != lowest)
-    mean, low, high = gain_at_accuracy(name, (lowest, other), level, tables)
+    mean, low, high = gain_db(tables[name], tables[lowest])
     ahead = 100 * (accuracy[lowest] - accuracy[name])
-    return {"db": -mean, "low": -high, "high": -low, "is": "at least", "points_more_accurate": ahead}
+    return {"db": mean, "low": low, "high": high, "is": "at least", "points_more_accurate": ahead}
 
 
 def tell(out: Path) -> None:

@@ -39,6 +39,19 @@ class Listener(Observer):
         return [event for event in self.events if event["event"] == "epoch"]
 
 
+class Stopping(Listener):
+    """Interrupts after so many steps."""
+
+    def __init__(self, last: int) -> None:
+        super().__init__()
+        self.last = last
+
+    def advance(self, text: str) -> None:
+        super().advance(text)
+        if self.steps == self.last:
+            raise KeyboardInterrupt
+
+
 class Spread(Penalty):
     """The mean square of z."""
 

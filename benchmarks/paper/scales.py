@@ -14,7 +14,7 @@ from benchmarks.paper.reference import TABLE
 from splitveil.defenses import Defense, conditional_entropy, load_defense
 from splitveil.specs import PlugInSpec
 
-__all__ = ["DISTILLED", "KINDS", "ROWS", "SCALES", "SETTLED", "Scale", "defense_of"]
+__all__ = ["DISTILLED", "KINDS", "ROWS", "SCALES", "SETTLED", "Scale", "defense_of", "papers_cem"]
 
 ROWS = tuple(TABLE)
 KINDS = ("without", "paper", "paper_settled", "ours")
@@ -88,13 +88,16 @@ SCALES = {
 }
 
 
+def papers_cem(weight: float) -> Defense:
+    """The penalty as the paper's released code has it."""
+    return conditional_entropy(weight, surrogate="thresholded_trace", covariance="isotropic", schedule="lr_coupled")
+
+
 def defense_of(row: str, kind: str, noise_std: float, scale: Scale) -> Defense:
     """A row's defense at a noise level: the mechanism is the same for all kinds, the penalty differs."""
     alone = load_defense(row, {"noise_std": noise_std})
     if kind == "without":
         return alone
     if kind in ("paper", "paper_settled"):
-        return alone + conditional_entropy(
-            scale.paper_weight, surrogate="thresholded_trace", covariance="isotropic", schedule="lr_coupled"
-        )
+        return alone + papers_cem(scale.paper_weight)
     return alone + conditional_entropy(scale.our_weight)

@@ -224,6 +224,10 @@ class Task(ABC):
         """``(n,)`` int64, the class of each target as penalties that work by class see it: one for all."""
         return torch.zeros(len(target), dtype=torch.int64, device=target.device)
 
+    def group(self, x: Tensor, y: Tensor) -> Tensor:
+        """`groups` of pictures with targets y of the table; where the groups are in y, no target need be worked out."""
+        return self.groups(self.target(x, y))
+
     def count_groups(self, classes: int) -> int:
         """How many groups there are in data of so many classes."""
         return 1

@@ -57,7 +57,7 @@ class TrainingFeatures:
         while dealt := list(islice(read, self.ranks.world_size)):
             chunks = [(self.change(x, generator), y) for x, y in dealt]
             for (x, y), z in zip(chunks, self._features([x for x, _ in chunks]), strict=True):
-                yield FeatureBatch(z, self.task.groups(self.task.target(x, y)), self._channel(z), x)
+                yield FeatureBatch(z, self.task.group(x, y), self._channel(z), x)
 
     def _features(self, chunks: list[Tensor]) -> tuple[Tensor, ...]:
         """z of each chunk, one per process at the most."""

@@ -116,7 +116,7 @@ class Objective:
 
     def inspect(self, trace: Trace, y: Tensor, state: TrainState, rng: Rng) -> dict[str, dict[str, Tensor]]:
         """What every penalty wants to know of held-out pictures, by its name."""
-        group = self.task.groups(self.task.target(trace.x, y))
+        group = self.task.group(trace.x, y)
         return {
             item.name: item.penalty.inspect(
                 trace, PenaltyContext(self.model, group, state, rng.child("penalty", item.name))

@@ -148,7 +148,7 @@ class _Features:
             self.model.check_input(x)
             with evaluating(self.model), torch.no_grad():
                 z, channel = self.model.features(x)
-            yield FeatureBatch(z, self.task.groups(self.task.target(x, y)), channel, x)
+            yield FeatureBatch(z, self.task.group(x, y), channel, x)
 
 
 def _pair(batch: Any) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from splitveil.schedules import Budgeted
 from splitveil.specs import AugmentSpec, DataSpec, ModelSpec, PlugInSpec, RunSpec, TrainingSpec
 from splitveil.training.checkpoint import CheckpointStore
 from splitveil.training.loop import Trainer
-from training_fixtures import SETTINGS, Listener, Spread, make_model, make_trainer, weights
+from training_fixtures import SETTINGS, Listener, Spread, Stopping, make_model, make_trainer, weights
 
 BUDGET = Budget(points=10.0, term="spread")
 STAGES = (Stage("reference"), Stage("budget", lr_scale=0.1, lr_schedule="constant", budget=BUDGET))
@@ -139,19 +139,6 @@ def test_a_stage_has_its_least_epochs() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ resume
-
-
-class Stopping(Listener):
-    """Interrupts after so many steps."""
-
-    def __init__(self, last: int) -> None:
-        super().__init__()
-        self.last = last
-
-    def advance(self, text: str) -> None:
-        super().advance(text)
-        if self.steps == self.last:
-            raise KeyboardInterrupt
 
 
 def entropy() -> Weighted:

@@ -12,7 +12,7 @@ from splitveil.contracts import Budget, Stage, Weighted
 from splitveil.errors import SpecError
 from splitveil.schedules import Budgeted, Constant
 from splitveil.training.checkpoint import CheckpointStore
-from training_fixtures import SETTINGS, Listener, Spread, make_model, make_trainer, weights
+from training_fixtures import SETTINGS, Listener, Spread, Stopping, make_model, make_trainer, weights
 
 SETTLE = Stage("settle", 0.5, parts=("tail",), settles=True)
 WILD = SETTINGS.model_copy(update={"epochs": 10, "lr": 2.0, "schedule": "constant", "clip_norm": None})
@@ -70,19 +70,6 @@ def test_a_budget_is_announced_before_it() -> None:
 def test_it_falls_back_on_weights_that_fit() -> None:
     with pytest.raises(SpecError, match="expected the model unchanged before stage 'settle', got a hook"):
         Stage("settle", before=lambda model: None, settles=True)
-
-
-class Stopping(Listener):
-    """Interrupts after so many steps."""
-
-    def __init__(self, last: int) -> None:
-        super().__init__()
-        self.last = last
-
-    def advance(self, text: str) -> None:
-        super().advance(text)
-        if self.steps == self.last:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("stop", [11, 12, 13, 15, 18], ids=lambda stop: f"step {stop} of 18")

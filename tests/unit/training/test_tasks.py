@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from sklearn.metrics import jaccard_score
 from sklearn.utils.class_weight import compute_class_weight
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from splitveil.data.augment import augment, augment_masks
@@ -203,6 +203,17 @@ def test_without_the_original_labels_are_scored_and_nothing_is_learned() -> None
     assert task.groups(target).tolist() == [2, 0]
     with pytest.raises(SpecError, match="expected the original model to distil from"):
         task.loss(output, target)
+
+
+def test_labels_are_grouped_without_a_question_to_the_original() -> None:
+    class Silent(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise AssertionError("asked")
+
+    task, y = DistilledClassification(3).attach(Silent()), torch.tensor([2, 0])
+    assert task.group(torch.zeros(2, 1, 4, 4), y).tolist() == [2, 0]
+    with pytest.raises(AssertionError, match="asked"):
+        task.target(torch.zeros(2, 1, 4, 4), y)
 
 
 def test_a_share_outside_of_its_range_is_refused() -> None:
