@@ -49,7 +49,7 @@ class Trainer:
     fifth of the last stage's epochs: before that, penalties have not yet reached their weight, and to select by
     accuracy alone would select the least private epoch. A stage with a budget starts from the weights that are selected
     so in the stage before, and ends with those that lower its term most while they keep the budget; one that settles
-    starts from the selected weights too.
+    starts from the selected weights too, and ends with those of all its epochs, and of its start, whose loss is lowest.
 
     Args:
         model: trained in place.
@@ -160,12 +160,19 @@ class Trainer:
         elif self._blueprint is not None:
             self.place.edits = edits_to_json(describe_edits(self._blueprint, self.model))
         norms = BatchNorms(self._modules().values(), self.ranks)
+        if stage.settles and saved is None:
+            self._measure_start(stage, objective)
         with norms.watched():
             while self.place.epoch < self._epochs(stage):
                 self._run_epoch(stage, objective, optimizer, norms)
                 self.place.epoch, self.place.step = self.place.epoch + 1, 0
                 self.totals = Totals()
                 self._save(optimizer)
+
+    def _measure_start(self, stage: Stage, objective: Objective) -> None:
+        """What settling has to better: the weights that it starts from stand where no epoch does."""
+        self.place.best = {**(self.place.best or {}), "weights": {}, **self._validate(stage, objective)}
+        self._best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
 
     def _enter(self, stage: Stage) -> None:
         """What a stage starts from: the model as it is, or as it was selected in the stage before."""
@@ -177,7 +184,7 @@ class Trainer:
             own: float = best["val_accuracy"]
             self.place.reference = own if self._reference is None else self._reference
         else:
-            self.place.best, self.place.reference = None, None
+            self.place.best, self.place.reference = (best if stage.settles else None), None
         if stage.before is not None:
             stage.before(self.model)
 
@@ -364,6 +371,12 @@ class Trainer:
                     "spent; allow more points, train longer, or start from a lower weight"
                 )
                 self.observer.event({"event": "warning", "epoch": self.place.epoch, "text": text})
+        elif stage.settles and best["stage"] != stage.name:
+            text = (
+                f"no epoch of stage '{stage.name}' lowered the loss on validation data: the weights of stage "
+                f"'{best['stage']}' stand; let it settle longer, or not at all"
+            )
+            self.observer.event({"event": "warning", "epoch": self.place.epoch, "text": text})
         self.observer.event({"event": "selected", **best})
 
     def _warn_of_collapse(self, stage: Stage, validation: Mapping[str, Any]) -> None:

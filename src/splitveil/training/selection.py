@@ -25,15 +25,16 @@ def is_better(
     """Whether the weights of this epoch replace the best so far.
 
     Without a budget: the lowest objective among the last fifth of the epochs, for before that penalties have not yet
-    reached their weight. With one: the lowest value of the budget's term among the epochs that keep the budget, and
-    the reference that the stage starts from.
+    reached their weight; among all epochs of a stage that settles, which has none. With one: the lowest value of the
+    budget's term among the epochs that keep the budget, and the reference that the stage starts from.
 
     Args:
         stage: that the epoch belongs to.
         epoch: from 0.
         epochs: of the stage.
         validation: ``val_objective``, ``val_accuracy`` and ``val_terms`` of the epoch.
-        best: the same of the best so far, None before the first; under a budget, the first is the reference.
+        best: the same of the best so far, None before the first; under a budget, the first is the reference, and where
+            a stage settles, it is the start.
         reference: accuracy that the budget counts from, None without one.
 
     Raises:
@@ -41,7 +42,7 @@ def is_better(
     """
     if stage.budget is None:
         late = epoch >= epochs - max(1, math.ceil(_CANDIDATES * epochs))
-        return late and (best is None or validation["val_objective"] < best["val_objective"])
+        return (late or stage.settles) and (best is None or validation["val_objective"] < best["val_objective"])
     if best is None or reference is None or not stage.budget.keeps(validation["val_accuracy"], reference):
         return False
     return _bought(validation, stage.budget) < _bought(best, stage.budget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,36 +10,74 @@ import pytest
 import torch
 
 from splitveil.contracts import Budget, Stage, Weighted
+from splitveil.data.loader import Pictures
+from splitveil.data.tables import ImageTable
 from splitveil.errors import SpecError
 from splitveil.schedules import Budgeted, Constant
+from splitveil.split_model import SplitModel
 from splitveil.training.checkpoint import CheckpointStore
-from training_fixtures import SETTINGS, Listener, Spread, Stopping, make_model, make_trainer, weights
+from training_fixtures import SETTINGS, Listener, Spread, Stopping, make_model, make_trainer, pictures, weights
 
 SETTLE = Stage("settle", 0.5, parts=("tail",), settles=True)
-WILD = SETTINGS.model_copy(update={"epochs": 10, "lr": 2.0, "schedule": "constant", "clip_norm": None})
+STEADY = SETTINGS.model_copy(update={"epochs": 10, "schedule": "constant", "clip_norm": None})
 
 
-def head_of(model: Any) -> dict[str, torch.Tensor]:
+def muddled(n: int, seed: int = 0) -> Pictures:
+    """Every fourth label is wrong, so that epochs differ, and the selected weights are not the last ones."""
+    x, y = pictures(n, seed=seed).get(torch.arange(n))
+    y[::4] = 1 - y[::4]
+    return Pictures(ImageTable((255 * x).round().to(torch.uint8), y))
+
+
+def train(model: SplitModel, *stages: Stage) -> list[dict[str, Any]]:
+    """Its events."""
+    listener = Listener()
+    shares = {"train": muddled(48), "val": muddled(16, seed=1)}
+    make_trainer(model, settings=STEADY, stages=(Stage(), *stages), observer=listener, **shares).run()
+    return listener.events
+
+
+def head_of(model: SplitModel) -> dict[str, torch.Tensor]:
     return {name: value for name, value in weights(model).items() if name.startswith(("head.", "mechanism."))}
 
 
 def test_the_head_is_that_of_the_run_that_does_not_settle_and_the_tail_is_not() -> None:
-    """At this rate epochs differ, so that the selected weights are not the last ones."""
     plain, settled = make_model(), make_model()
-    make_trainer(plain, settings=WILD).run()
-    make_trainer(settled, settings=WILD, stages=(Stage(), SETTLE)).run()
+    train(plain)
+    chosen = [event["stage"] for event in train(settled, SETTLE) if event["event"] == "selected"]
+    assert chosen == ["train", "settle"]
     expected = head_of(plain)
     assert all(torch.equal(value, expected[name]) for name, value in head_of(settled).items())
     assert not torch.equal(plain.tail[1].weight, settled.tail[1].weight)
 
 
 def test_it_starts_from_the_selected_tail() -> None:
+    events = train(make_model(), replace(SETTLE, lr_scale=1e-30))
+    chosen = next(event for event in events if event["event"] == "selected")
+    epochs = [event for event in events if event["event"] == "epoch"]
+    assert chosen["epoch"] < STEADY.epochs - 1
+    assert {event["val_loss"] for event in epochs if event["stage"] == "settle"} == {chosen["val_loss"]}
+
+
+def test_where_it_does_only_harm_its_start_stands_and_it_says_so() -> None:
     plain, settled = make_model(), make_model()
-    make_trainer(plain, settings=WILD).run()
-    still = Stage("settle", 0.5, parts=("tail",), settles=True, lr_scale=1e-30)
-    make_trainer(settled, settings=WILD, stages=(Stage(), still)).run()
-    expected = dict(plain.named_parameters())
-    assert all(torch.equal(value, expected[name]) for name, value in settled.named_parameters())
+    train(plain)
+    events = train(settled, replace(SETTLE, lr_scale=100.0))
+    expected = weights(plain)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(settled).items())
+    chosen = [event for event in events if event["event"] == "selected"]
+    assert [event["stage"] for event in chosen] == ["train", "train"]
+    assert (chosen[1]["weights"], chosen[1]["val_objective"]) == ({}, chosen[1]["val_loss"])
+    [warning] = [event["text"] for event in events if event["event"] == "warning"]
+    assert warning.startswith("no epoch of stage 'settle' lowered the loss on validation data")
+
+
+def test_the_best_of_all_its_epochs_counts_not_of_the_last_ones() -> None:
+    events = train(make_model(), replace(SETTLE, share=1.0))
+    losses = [event["val_loss"] for event in events if event["event"] == "epoch" and event["stage"] == "settle"]
+    chosen = [event for event in events if event["event"] == "selected"][-1]
+    assert chosen["val_loss"] == min(losses)
+    assert chosen["epoch"] == losses.index(min(losses)) < 8
 
 
 def test_penalties_have_no_say_in_it() -> None:
