@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -13,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from splitveil.attacks.channel import KnownChannel
 from splitveil.attacks.diffusion import DiffusionInverter, Level, Restoring
+from splitveil.attacks.learned_once import Learned, learn_once
 from splitveil.attacks.optimise import trusted_variance
 from splitveil.attacks.view import AttackerView, attacker_view
 from splitveil.contracts import Attack, Inverter, View
@@ -37,6 +39,8 @@ class DiffusionPrior(Attack):
     ```
     auxiliary pictures --[ noise, U-Net ]-- denoiser;      denoise, fit |f(u) - r|^2 / (2 v), noise again, `steps` times
     ```
+
+    The model knows the pictures alone: it is kept in the cache, for the next audit with the same ones.
 
     Args:
         channels: of the U-Net, a multiple of 8.
@@ -79,7 +83,7 @@ class DiffusionPrior(Attack):
         held = attacker_view(view)
         channel = KnownChannel.of(held, rng.child("channel"))
         signals = _signals()
-        denoiser, history = self._train(held, signals, rng.child("denoiser"))
+        denoiser, history = self._learn(held, signals, rng.child("denoiser"))
         levels = self._levels(denoiser, held, signals, rng.child("errors"))
         inverter = DiffusionInverter(
             channel,
@@ -92,11 +96,19 @@ class DiffusionPrior(Attack):
         inverter.facts = {"denoiser": history, "steps": self.steps, "samples": self.samples}
         return inverter
 
-    def _train(self, view: AttackerView, signals: Tensor, rng: Rng) -> tuple[Denoiser, list[dict[str, Any]]]:
+    def _learn(self, view: AttackerView, signals: Tensor, rng: Rng) -> tuple[Denoiser, list[dict[str, Any]]]:
+        """The denoiser of these pictures, learned by now or by an earlier audit."""
+        with rng.child("weights").scoped():
+            denoiser = Denoiser(view.input_shape, channels=self.channels).to(view.auxiliary.device)
+        learning = {name: getattr(self, name) for name in ("channels", "epochs", "batch_size", "model_lr")}
+        what = Learned(self.name, learning, rng)
+        return learn_once(what, view, copy.deepcopy(denoiser), lambda: self._train(denoiser, view, signals, rng))
+
+    def _train(
+        self, denoiser: Denoiser, view: AttackerView, signals: Tensor, rng: Rng
+    ) -> tuple[Denoiser, list[dict[str, Any]]]:
         """The moving average of a network that finds the noise in pictures."""
         device, count = view.auxiliary.device, len(view.auxiliary)
-        with rng.child("weights").scoped():
-            denoiser = Denoiser(view.input_shape, channels=self.channels).to(device)
         average = AveragedModel(denoiser, avg_fn=_averaged)
         optimiser = torch.optim.AdamW(denoiser.parameters(), lr=self.model_lr)
         history: list[dict[str, Any]] = []

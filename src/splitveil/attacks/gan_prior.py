@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -12,6 +13,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from splitveil.attacks.channel import KnownChannel
+from splitveil.attacks.learned_once import Learned, learn_once
 from splitveil.attacks.optimise import trusted_variance
 from splitveil.attacks.priors import Prior
 from splitveil.attacks.search import Searching, SearchInverter
@@ -76,6 +78,8 @@ class GanPrior(Attack):
     auxiliary pictures --[ critic, generator ]-- G;      min over w, offset of |f(G(w, offset)) - r|^2 / (2 v) + energy
     ```
 
+    The generator knows the pictures alone: it is kept in the cache, for the next audit with the same ones.
+
     Args:
         latent: dimensions.
         channels: of generator and critic.
@@ -137,11 +141,24 @@ class GanPrior(Attack):
         return inverter
 
     def _generator(self, view: AttackerView, rng: Rng) -> tuple[Generator, list[dict[str, Any]]]:
+        """The generator of these pictures, learned by now or by an earlier audit."""
+        with rng.child("weights").scoped():
+            generator = Generator(view.input_shape, latent=self.latent, channels=self.channels)
+            critic = Critic(view.input_shape, channels=self.channels)
+        device = view.auxiliary.device
+        generator, critic = generator.to(device), critic.to(device)
+        learning = {
+            name: getattr(self, name) for name in ("latent", "channels", "epochs", "batch_size", "generator_lr")
+        }
+        what = Learned(self.name, learning, rng)
+        blank = copy.deepcopy(generator)
+        return learn_once(what, view, blank, lambda: self._train(generator, critic, view, rng))
+
+    def _train(
+        self, generator: Generator, critic: Critic, view: AttackerView, rng: Rng
+    ) -> tuple[Generator, list[dict[str, Any]]]:
         """The moving average of a generator that is trained against a critic by the hinge loss."""
         device, count = view.auxiliary.device, len(view.auxiliary)
-        with rng.child("weights").scoped():
-            generator = Generator(view.input_shape, latent=self.latent, channels=self.channels).to(device)
-            critic = Critic(view.input_shape, channels=self.channels).to(device)
         average = AveragedModel(generator, avg_fn=lambda held, new, _: held.lerp(new, 1 - _AVERAGING))
         drawing = torch.optim.Adam(generator.parameters(), lr=self.generator_lr, betas=_BETAS)
         judging = torch.optim.Adam(critic.parameters(), lr=2 * self.generator_lr, betas=_BETAS)

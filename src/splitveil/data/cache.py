@@ -2,9 +2,10 @@
 
 ```
 $SPLITVEIL_CACHE, or ~/.cache/splitveil
-└── pictures/<key>/     key: of the files that were decoded (names, sizes, times of change) and of how
-    ├── rows            n pictures, c·h·w bytes each
-    └── table.json      shape, which pictures decoded, which did not
+├── pictures/<key>/     key: of the files that were decoded (names, sizes, times of change) and of how
+│   ├── rows            n pictures, c·h·w bytes each
+│   └── table.json      shape, which pictures decoded, which did not
+└── priors/             see splitveil.attacks.learned_once
 ```
 """
 
@@ -30,11 +31,11 @@ _TABLE = "table.json"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def cache_folder() -> Path:
-    """Where decoded pictures are kept."""
+def cache_folder(kind: str = "pictures") -> Path:
+    """Where things of a kind are kept: decoded pictures, or ``priors``."""
     chosen = os.environ.get("SPLITVEIL_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (Path(chosen) if chosen else Path(base) / "splitveil").expanduser() / "pictures"
+    return (Path(chosen) if chosen else Path(base) / "splitveil").expanduser() / kind
 
 
 def fingerprint(files: Iterable[Path]) -> str:
