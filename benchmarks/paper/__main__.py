@@ -1,8 +1,9 @@
 """The paper's rows: ``python -m benchmarks.paper --data FOLDER --row noise_arl --scale reduced [--minutes 10]``.
 
-Trains the row's defense in all kinds (see `benchmarks.paper.scales`) at each noise level and seed; attacks each as the
-paper does and honestly; writes ``results/paper/ROW@SCALE.json`` once all of it is there. Stopped, or out of its
-minutes, it goes on where it was. ``--publish`` builds ``results/paper/cifar10.json`` from the rows that are there.
+Rows of its table, and of its figure 4: ``noise_arl-lambda8``, ``noise_arl-cut2``. Trains the row's defense in its kinds
+(see `benchmarks.paper.scales`) at each noise level and seed; attacks each as the paper does and honestly; writes
+``results/paper/ROW@SCALE.json`` once all of it is there. Stopped, or out of its minutes, it goes on where it was.
+``--publish`` builds ``results/paper/cifar10.json``, and the curves, from the rows that are there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.paper.curves import publish_curves
 from benchmarks.paper.points import points_of, run_point
 from benchmarks.paper.publishing import FOLDER, build
 from benchmarks.paper.scales import ROWS, SCALES
@@ -39,6 +41,7 @@ def main() -> int:
             return 0
     if options.publish:
         build()
+        publish_curves()
     return 0
 
 
@@ -57,7 +60,9 @@ def _run_row(row: str, options: argparse.Namespace, until: float | None) -> bool
         "scale": options.scale,
         "seeds": scale.seeds,
         "settings": {
-            "paper_weight": scale.paper_weight,
+            "preset": ROWS[row].preset,
+            "cut": ROWS[row].cut,
+            "paper_weight": ROWS[row].strength * scale.paper_weight,
             "our_weight": scale.our_weight,
             "decoder": dict(scale.decoder),
         },

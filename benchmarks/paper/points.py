@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from benchmarks.harness import pack, plug_in
 from benchmarks.paper.protocol import attack_honestly, attack_like_the_paper
-from benchmarks.paper.scales import DISTILLED, KINDS, SETTLED, Scale, defense_of
+from benchmarks.paper.scales import DISTILLED, ROWS, SETTLED, Scale, defense_of
 from splitveil.cli.common import progress_bar
 from splitveil.defenses import Defense, load_defense
 from splitveil.experiments.api import make_spec
@@ -44,8 +44,8 @@ class Point:
 def points_of(row: str, scale: Scale) -> Iterator[Point]:
     """All of a row, the first seed first."""
     for seed in range(scale.seeds):
-        for noise_std in scale.noise_of(row):
-            for kind in KINDS:
+        for noise_std in scale.noise_of(ROWS[row]):
+            for kind in ROWS[row].kinds:
                 yield Point(row, kind, noise_std, seed)
 
 
@@ -114,7 +114,8 @@ def run_point(point: Point, scale: Scale, data: str, out: Path, until: float | N
 
 
 def _train(point: Point, scale: Scale, data: str, out: Path, until: float | None) -> RunRecord | None:
-    recipe = load_recipe(scale.recipe)
+    recipe, row = load_recipe(scale.recipe), ROWS[point.row]
+    cut = {} if row.cut is None else {"model_kwargs": {"cut": row.cut}}
 
     def trained(name: str, defense: Defense, training: dict[str, Any], **more: Any) -> RunRecord:
         spec = make_spec(
@@ -127,11 +128,11 @@ def _train(point: Point, scale: Scale, data: str, out: Path, until: float | None
         )
         return train_run(spec, out / name, observer=_Timed(progress_bar(name), until))
 
-    defense = defense_of(point.row, point.kind, point.noise_std, scale)
+    defense = defense_of(row, point.kind, point.noise_std, scale)
     try:
         if point.kind not in SETTLED:
-            return trained(point.name, defense, {})
-        plain = trained(f"none-{point.seed}", load_defense("none", {}), {})
+            return trained(point.name, defense, {}, **cut)
+        plain = trained(f"none-{point.seed}", load_defense("none", {}), {}, **cut)
         return trained(point.name, defense, {"settle": scale.settle}, task=DISTILLED, weights=plain.path)
     except _TimeIsUpError:
         return None

@@ -1,7 +1,10 @@
-"""At which scale a row is run, and in which ways: alone, with the paper's CEM, with ours.
+"""Which rows there are, at which scale they are run, and in which ways: alone, with the paper's CEM, with ours.
+
+Besides the rows of its table, those of its figure 4: other lambdas, and the cut a module before and behind.
 
 Ours starts from an undefended model, learns from its answers too, and lets the tail settle. Lest anybody take this for
-what the penalty does, the paper's CEM is trained that way too: the kind ``paper_settled``.
+what the penalty does, the paper's CEM is trained that way too, for the first and the last row: the kind
+``paper_settled``.
 """
 
 from __future__ import annotations
@@ -14,12 +17,36 @@ from benchmarks.paper.reference import TABLE
 from splitveil.defenses import Defense, conditional_entropy, load_defense
 from splitveil.specs import PlugInSpec
 
-__all__ = ["DISTILLED", "KINDS", "ROWS", "SCALES", "SETTLED", "Scale", "defense_of", "papers_cem"]
+__all__ = ["DISTILLED", "KINDS", "ROWS", "SCALES", "SETTLED", "Row", "Scale", "defense_of", "papers_cem"]
 
-ROWS = tuple(TABLE)
 KINDS = ("without", "paper", "paper_settled", "ours")
 SETTLED = ("paper_settled", "ours")
 DISTILLED = PlugInSpec(name="distilled_classification", params={"temperature": 4.0, "share": 0.5})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is trained in several ways.
+
+    Args:
+        preset: the defense.
+        kinds: the ways.
+        strength: times the lambda that the paper's table has.
+        cut: of the network, None for that of the table.
+    """
+
+    preset: str
+    kinds: tuple[str, ...] = ("without", "paper", "ours")
+    strength: float = 1.0
+    cut: int | None = None
+
+
+_MAIN = ("bottleneck", "noise_arl")  # whose control, the paper's CEM settled, is trained too
+ROWS = {
+    **{name: Row(name, KINDS) if name in _MAIN else Row(name) for name in TABLE},
+    **{f"noise_arl-lambda{weight}": Row("noise_arl", ("paper",), weight / 16) for weight in (2, 8, 32)},
+    **{f"noise_arl-cut{cut}": Row("noise_arl", ("without", "paper"), cut=cut) for cut in (2, 5)},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +57,7 @@ class Scale:
         recipe: of the training.
         training: changes to it.
         limit: the most pictures to use, None for the recipe's.
-        noise: standard deviations, feature units, by row; ``*`` for all others.
+        noise: standard deviations, feature units, by preset; ``*`` for all others.
         paper_weight: lambda of the paper's CEM.
         our_weight: of ours, nats per feature dimension.
         seeds: of each point.
@@ -52,9 +79,9 @@ class Scale:
     training: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
 
-    def noise_of(self, row: str) -> tuple[float, ...]:
+    def noise_of(self, row: Row) -> tuple[float, ...]:
         """The sweep of a row."""
-        return self.noise.get(row, self.noise["*"])
+        return self.noise.get(row.preset, self.noise["*"])
 
 
 _SWEEP = (0.01, 0.025, 0.05, 0.1, 0.15)  # of the released script
@@ -74,9 +101,8 @@ SCALES = {
     ),
     "reduced": Scale(
         recipe="quick",
-        training={"epochs": 12},
         limit=6_000,
-        noise={"*": (0.05, 0.15)},
+        noise={"*": (0.05, 0.3)},
         paper_weight=2.0,
         our_weight=1.0,
         seeds=1,
@@ -93,11 +119,11 @@ def papers_cem(weight: float) -> Defense:
     return conditional_entropy(weight, surrogate="thresholded_trace", covariance="isotropic", schedule="lr_coupled")
 
 
-def defense_of(row: str, kind: str, noise_std: float, scale: Scale) -> Defense:
+def defense_of(row: Row, kind: str, noise_std: float, scale: Scale) -> Defense:
     """A row's defense at a noise level: the mechanism is the same for all kinds, the penalty differs."""
-    alone = load_defense(row, {"noise_std": noise_std})
+    alone = load_defense(row.preset, {"noise_std": noise_std})
     if kind == "without":
         return alone
     if kind in ("paper", "paper_settled"):
-        return alone + papers_cem(scale.paper_weight)
+        return alone + papers_cem(row.strength * scale.paper_weight)
     return alone + conditional_entropy(scale.our_weight)

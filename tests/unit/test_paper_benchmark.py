@@ -21,17 +21,40 @@ def _root_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
 
 
-@pytest.mark.parametrize("row", ["bottleneck", "distcorr", "dropout", "patrol", "ressfl", "noise_nopeek", "noise_arl"])
+def rows_of_the_paper() -> list[str]:
+    return ["bottleneck", "distcorr", "dropout", "patrol", "ressfl", "noise_nopeek", "noise_arl"]
+
+
+@pytest.mark.parametrize("row", [*rows_of_the_paper(), "noise_arl-lambda8", "noise_arl-cut5"])
 def test_kinds_differ_in_the_penalty_alone(row: str) -> None:
-    from benchmarks.paper.scales import KINDS, SCALES, defense_of
+    from benchmarks.paper.scales import KINDS, ROWS, SCALES, defense_of
 
     for scale in SCALES.values():
-        without, paper, settled, ours = (defense_of(row, kind, 0.1, scale) for kind in KINDS)
+        without, paper, settled, ours = (defense_of(ROWS[row], kind, 0.1, scale) for kind in KINDS)
         assert without.mechanisms == paper.mechanisms == ours.mechanisms
         assert paper == settled
         assert paper.penalties[:-1] == ours.penalties[:-1] == without.penalties
         assert paper.penalties[-1].name == ours.penalties[-1].name == "conditional_entropy"
         assert paper.penalties[-1].params["surrogate"] == "thresholded_trace"
+
+
+def test_the_figure_s_lambdas_are_those_of_the_paper_at_full_scale() -> None:
+    from benchmarks.paper.scales import ROWS, SCALES, defense_of
+
+    weights: dict[str, Any] = {
+        name: defense_of(ROWS[name], "paper", 0.1, SCALES["full"]).penalties[-1].schedule.weight
+        for name in ("noise_arl-lambda2", "noise_arl-lambda8", "noise_arl", "noise_arl-lambda32")
+    }
+    assert list(weights.values()) == [2, 8, 16, 32]
+
+
+def test_each_curve_is_of_a_row_that_trains_it_and_stands_in_the_paper() -> None:
+    from benchmarks.paper.curves import CURVES
+    from benchmarks.paper.reference import FIGURE
+    from benchmarks.paper.scales import ROWS
+
+    assert list(CURVES) == list(FIGURE)
+    assert all(kind in ROWS[row].kinds for row, kind in CURVES.values())
 
 
 def point(kind: str, noise_std: float, accuracy: float, mse: float) -> dict[str, Any]:
@@ -75,6 +98,34 @@ def test_the_summary_of_known_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert summary["best_over_paper_cem_db"] == pytest.approx(1.0, abs=0.02)
     assert summary["ours_over_paper_cem_settled_db_reduced"]["noise_arl"][0] == pytest.approx(0.6, abs=0.02)
     assert [row["printed_accuracy"] for row in found["rows"] if row["kind"] == "paper"] == pytest.approx([0.8762] * 2)
+
+
+def test_the_curves_of_known_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import harness
+    from benchmarks.paper import curves, publishing
+    from PIL import Image
+
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    monkeypatch.setattr(publishing, "FOLDER", tmp_path / "paper")
+    monkeypatch.setattr(curves, "PICTURE", tmp_path / "curves.png")
+    (tmp_path / "paper").mkdir()
+
+    def write(row: str, *points: dict[str, Any]) -> None:
+        record = {"row": row, "scale": "reduced", "seeds": 1, "points": points}
+        (tmp_path / "paper" / f"{row}@reduced.json").write_text(json.dumps(record))
+
+    write("noise_arl", *(point(kind, noise, 0.8 - noise, noise) for kind in ("without", "paper") for noise in NOISE))
+    curves.publish_curves()
+    assert not (tmp_path / "curves.png").exists(), "the table's row alone is no curve over lambda or cut"
+    write("noise_arl-lambda8", *(point("paper", noise, 0.7 - noise, 2 * noise) for noise in NOISE))
+    curves.publish_curves()
+    found = json.loads((tmp_path / "paper" / "curves.json").read_text())
+    assert found["summary"]["curves"] == ["cut 4", "cut 4 + CEM", "lambda 0", "lambda 16", "lambda 8"]
+    [first, second] = [row for row in found["rows"] if row["curve"] == "lambda 8"]
+    assert (first["noise_std"], first["accuracy"], first["honest_mse"]) == pytest.approx((0.05, 0.65, 0.1))
+    assert (second["noise_std"], second["train_mse"]) == pytest.approx((0.15, 0.3))
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size > (600, 400)
 
 
 @pytest.mark.long

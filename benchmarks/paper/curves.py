@@ -1,0 +1,111 @@
+"""Accuracy against attacker's error as lambda and the cut change: ours beside what the paper's figure 4 prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.harness import publish
+from benchmarks.paper.publishing import stored
+from benchmarks.paper.reference import FIGURE
+from benchmarks.paper.scales import ROWS
+from splitveil.files import write_with
+
+__all__ = ["CURVES", "curve_points", "publish_curves"]
+
+PICTURE = Path(__file__).parents[2] / "docs" / "images" / "paper_curves.png"
+CURVES: dict[str, tuple[str, str]] = {
+    "lambda 0": ("noise_arl", "without"),
+    "lambda 2": ("noise_arl-lambda2", "paper"),
+    "lambda 8": ("noise_arl-lambda8", "paper"),
+    "lambda 16": ("noise_arl", "paper"),
+    "lambda 32": ("noise_arl-lambda32", "paper"),
+    "cut 2": ("noise_arl-cut2", "without"),
+    "cut 2 + CEM": ("noise_arl-cut2", "paper"),
+    "cut 4": ("noise_arl", "without"),
+    "cut 4 + CEM": ("noise_arl", "paper"),
+    "cut 5": ("noise_arl-cut5", "without"),
+    "cut 5 + CEM": ("noise_arl-cut5", "paper"),
+}
+"""Row and kind of each curve."""
+
+Track = list[tuple[float, float]]
+_SHADES = ("#6b7280", "#38bdf8", "#2563eb", "#7c3aed", "#db2777")
+_PANELS = ("lambda", "cut")
+_COLOURS = {
+    **{f"lambda {weight}": colour for weight, colour in zip((0, 2, 8, 16, 32), _SHADES, strict=True)},
+    **{f"cut {cut}": colour for cut, colour in zip((2, 4, 5), _SHADES[1:4], strict=True)},
+}
+
+
+def curve_points(row: Mapping[str, Any], kind: str) -> list[dict[str, float]]:
+    """One point per noise level, means over the seeds."""
+    points = [point for point in row["points"] if point["kind"] == kind]
+    found = []
+    for noise_std in sorted({point["noise_std"] for point in points}):
+        held = [point for point in points if point["noise_std"] == noise_std]
+        found.append(
+            {
+                "noise_std": noise_std,
+                "accuracy": sum(point["accuracy"]["mean"] for point in held) / len(held),
+                "train_mse": sum(point["paper"]["train"]["mse"] for point in held) / len(held),
+                "honest_mse": sum(point["honest"]["mse"]["mean"] for point in held) / len(held),
+            }
+        )
+    return found
+
+
+def publish_curves() -> None:
+    """Write ``results/paper/curves.json`` and the picture; nothing without a row of the figure beside the table's."""
+    rows = {(row["row"], row["scale"]): row for row in stored()}
+    scales = {scale for name, scale in rows if name in ROWS and "-" in name}
+    if not scales:
+        return
+    scale = "full" if "full" in scales else "reduced"
+    lines = [
+        {"curve": curve, "scale": scale, **point}
+        for curve, (name, kind) in CURVES.items()
+        if (name, scale) in rows
+        for point in curve_points(rows[name, scale], kind)
+    ]
+    curves = sorted({str(line["curve"]) for line in lines})
+    publish("paper/curves", {"scale": scale, "curves": curves, "of": len(CURVES)}, lines)
+    measured: dict[str, Track] = {}
+    for line in lines:
+        measured.setdefault(str(line["curve"]), []).append((float(line["honest_mse"]), 100 * float(line["accuracy"])))
+    figure = _figure(measured, scale)
+    write_with(PICTURE, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+
+
+def _figure(measured: Mapping[str, Track], scale: str) -> Figure:
+    figure = Figure(figsize=(9.0, 6.6), layout="constrained")
+    axes = figure.subplots(2, len(_PANELS))
+    printed = {curve: list(points) for curve, points in FIGURE.items()}
+    rows = ((f"measured, {scale} scale, honest attacker", measured), ("printed in the paper, its attacker", printed))
+    for line, (said, tracks) in zip(axes, rows, strict=True):
+        for panel, axis in zip(_PANELS, line, strict=True):
+            _draw(axis, {name: tracks[name] for name in CURVES if name.startswith(panel) and name in tracks})
+            axis.set_title(f"{panel}: {said}", fontsize=9)
+    return figure
+
+
+def _draw(axis: Axes, tracks: Mapping[str, Track]) -> None:
+    for name, track in tracks.items():
+        base, penalised = name.removesuffix(" + CEM"), name.endswith("+ CEM")
+        axis.plot(
+            *zip(*sorted(track), strict=True),
+            color=_COLOURS[base],
+            linestyle="--" if name.startswith("cut") and not penalised else "-",
+            marker="o",
+            markersize=4,
+            label=name,
+        )
+    axis.set_xlabel("attacker's mean squared error", fontsize=8)
+    axis.set_ylabel("accuracy, %", fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.grid(visible=True, color="#e5e7eb", linewidth=0.7)
+    axis.legend(fontsize=7, frameon=False, handlelength=3.5)
