@@ -40,23 +40,22 @@ def check_apart(out: Path, data: DataSpec) -> None:
 def claim(out: Path, spec: RunSpec) -> RunRecord:
     """Take the folder for this spec: new, or the same run again, to be resumed.
 
+    Pictures and weights that have moved make no other run of it: the record then says where they lie now.
+
     Raises:
         OutputError: the folder holds something else, or a run of another spec.
     """
     check_folder(out)
     record = RunRecord(out)
     if (out / "spec.json").is_file():
-        if _settled(record.spec) != _settled(spec):
-            changed = ", ".join(_differences(record.spec.model_dump(mode="json"), spec.model_dump(mode="json")))
+        held = record.spec
+        if held.identity() != spec.identity():
+            changed = ", ".join(_differences(held.model_dump(mode="json"), spec.model_dump(mode="json")))
             raise OutputError(f"'{out}' holds a run of another spec (different: {changed}): choose another --out")
-        return record
+        if (held.data.path, held.weights) == (spec.data.path, spec.weights):
+            return record
     record.write("spec.json", spec)
     return record
-
-
-def _settled(spec: RunSpec) -> RunSpec:
-    """Without what changes no number: a run may go on streaming, or cease to."""
-    return spec.model_copy(update={"data": spec.data.model_copy(update={"stream": None})})
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 
 from splitveil.data.loader import Pictures
 from splitveil.defenses import cem, ensembler, gaussian, none, shredder
-from splitveil.errors import InputError, MissingDataError, SpecError
+from splitveil.errors import InputError, MissingDataError, OutputError, SpecError
 from splitveil.experiments.api import attack, make_spec, train
 from splitveil.experiments.compare.api import plan_cells
 from splitveil.experiments.completing import complete, prepare
@@ -78,6 +79,22 @@ def test_a_run_starts_where_another_ended(earlier: RunRecord, data: Path, tmp_pa
         learned = [name for name in held if "running" not in name and "num_batches" not in name]
         assert learned
         assert all(torch.allclose(held[name], before[name], atol=1e-7) for name in learned)
+
+
+def test_what_it_starts_from_and_its_pictures_may_move(earlier: RunRecord, data: Path, tmp_path: Path) -> None:
+    places = [tmp_path / "here", tmp_path / "there"]
+    shutil.copytree(earlier.path, places[0] / "plain")
+    shutil.copy(data, places[0] / "squares.npz")
+    run = go(places[0] / "squares.npz", tmp_path / "run", places[0] / "plain", training=NO_TRAINING)
+    before = (run.path / "weights.safetensors").stat().st_mtime_ns
+    places[0].rename(places[1])
+    again = go(places[1] / "squares.npz", tmp_path / "run", places[1] / "plain", training=NO_TRAINING)
+    assert (again.path / "weights.safetensors").stat().st_mtime_ns == before, "it was trained again"
+    assert again.spec.weights is not None
+    assert Path(again.spec.weights.path).is_relative_to(places[1])
+    assert attack(again, "mean_image", device="cpu").metrics["mse"].mean > 0, "its pictures are found"
+    with pytest.raises(OutputError, match=r"another spec \(different: weights\.digest"):
+        go(places[1] / "squares.npz", run.path, run.path, training=NO_TRAINING)
 
 
 def test_a_frozen_tail_keeps_every_bit_and_the_head_learns(earlier: RunRecord, data: Path, tmp_path: Path) -> None:
