@@ -9,11 +9,14 @@ from torch import Tensor
 
 from splitveil.attacks.view import AttackerView
 from splitveil.contracts import NoiseSpec
+from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
 
-__all__ = ["KnownChannel", "silent_noises"]
+__all__ = ["KnownChannel", "noise_free", "seen", "silent_noises"]
 
 _PICTURES, _DRAWS = 64, 32
+_EXPECTED = 16  # draws whose mean stands for the expected release
+_CHANCE = 2.0  # times the squared error that the mean of so many draws has by chance
 _MEDIAN = {"standard_normal": 0.0, "uniform": 0.5}
 
 
@@ -29,19 +32,24 @@ def silent_noises(specs: tuple[NoiseSpec, ...], n: int, device: torch.device | s
 
 @dataclass(frozen=True)
 class KnownChannel:
-    """The release as ``r = f(x) + noise`` of a known variance, as far as it has this form.
+    """The release as ``r = f(x) + noise`` of a known variance, f the release that is expected of a picture.
+
+    Where noise is added and symmetric, f is the noise-free release. Elsewhere, as behind a mask, under which silence
+    says nothing, f is the mean over draws that are the same for all pictures and every call.
 
     Args:
         view: of an attacker who holds the weights.
         variance: of the noise in what the attacker sees, ``()`` or ``(*r)``.
+        keys: of the draws; none where f is the noise-free release.
     """
 
     view: AttackerView
     variance: Tensor
+    keys: tuple[Rng, ...] = ()
 
     @classmethod
     def of(cls, view: AttackerView, rng: Rng) -> KnownChannel:
-        """Read the variance off the Gaussian stage where nothing follows it; measure it elsewhere.
+        """Read the variance off the Gaussian stage where nothing else happens to the release; measure it elsewhere.
 
         The stage's noise may depend on the features; its mean variance over auxiliary pictures is taken then. All
         releases of a picture together have a fraction of it.
@@ -51,28 +59,54 @@ class KnownChannel:
         """
         count = min(_PICTURES, len(view.auxiliary))
         x = view.auxiliary.get(torch.arange(count))
-        mean = noise_free(view, x)
-        channel = view.channel(x)
-        if channel is not None and channel.mean.shape == mean.shape and torch.equal(channel.mean, mean):
-            variance = channel.std.square().expand(mean.shape).mean(0)
-        else:
-            variance = _measured(view, x, rng)
-        return cls(view, variance.detach() / view.threat.observations)
+        std = _gaussian_std(view, x, rng.child("check"))
+        if std is not None:
+            return cls(view, std.square().mean(0) / view.threat.observations)
+        if not view.noise_specs:
+            return cls(view, torch.zeros((), device=x.device))
+        with torch.no_grad():
+            draws = torch.stack([seen(view, x, rng.child("draw", number)) for number in range(_DRAWS)])
+        variance = draws.var(0)
+        missed = (draws.mean(0) - noise_free(view, x)).square()
+        if float(missed.mean()) <= _CHANCE * float(variance.mean()) / _DRAWS:
+            return cls(view, variance.mean(0))
+        return cls(view, variance.mean(0), tuple(rng.child("expected", number) for number in range(_EXPECTED)))
+
+    @property
+    def is_additive(self) -> bool:
+        """Whether the expected release is the noise-free one."""
+        return not self.keys
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The noise-free release of pictures ``(n, c, h, w)``, with gradient."""
-        return self.view.simulate(x, silent_noises(self.view.noise_specs, len(x), x.device))
+        """The expected release of pictures ``(n, c, h, w)``, with gradient."""
+        if self.is_additive:
+            return self.view.simulate(x, silent_noises(self.view.noise_specs, len(x), x.device))
+        return torch.stack([seen(self.view, x, key) for key in self.keys]).mean(0)
 
 
 def noise_free(view: AttackerView, x: Tensor) -> Tensor:
-    """The noise-free release, without gradient."""
+    """The noise-free release of pictures ``(n, c, h, w)``, without gradient."""
     with torch.no_grad():
         return view.simulate(x, silent_noises(view.noise_specs, len(x), x.device))
 
 
-def _measured(view: AttackerView, x: Tensor, rng: Rng) -> Tensor:
-    """The variance of simulated releases of the same pictures, averaged over the pictures."""
-    if not view.noise_specs:
-        return torch.zeros((), device=x.device)
-    draws = [view.simulate_with(x, rng.child("draw", number)).detach() for number in range(_DRAWS)]
-    return torch.stack(draws).var(0).mean(0)
+def _gaussian_std(view: AttackerView, x: Tensor, rng: Rng) -> Tensor | None:
+    """``(n, *r)``, where each release is the Gaussian stage's and nothing else, as a draw of it shows; else None."""
+    channel = view.channel(x)
+    if channel is None or len(view.noise_specs) != 1 or view.noise_specs[0].law != "standard_normal":
+        return None
+    noise = SeededNoise(rng, device=x.device).draw(view.noise_specs[0], len(x))
+    with torch.no_grad():
+        released = view.simulate(x, (noise,))
+    if channel.mean.shape != released.shape or noise.shape != released.shape:
+        return None
+    std = channel.std.expand(released.shape).detach()
+    return std if torch.allclose(released, channel.mean + std * noise, atol=1e-6) else None
+
+
+def seen(view: AttackerView, x: Tensor, rng: Rng) -> Tensor:
+    """What the attacker sees of pictures under noise of this key, with gradient: of all releases together."""
+    count = view.threat.observations
+    if count == 1:
+        return view.simulate_with(x, rng)
+    return view.combine(torch.stack([view.simulate_with(x, rng.child(number)) for number in range(count)], dim=1))

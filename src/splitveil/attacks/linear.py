@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from splitveil.attacks.channel import KnownChannel, noise_free
+from splitveil.attacks.channel import KnownChannel, noise_free, seen
 from splitveil.attacks.inverters import LinearInverter
 from splitveil.attacks.view import AttackerView, attacker_view
 from splitveil.contracts import Attack, Inverter, View
@@ -22,6 +22,7 @@ __all__ = ["Linear", "posterior_gain"]
 
 _BATCH = 512
 _FEWEST_PICTURES = 8
+_MOMENTS = {(True, True): "noise-free releases", (True, False): "simulated releases", (False, False): "pairs"}
 _SHRINKAGES = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
@@ -34,7 +35,8 @@ class Linear(Attack):
     ```
 
     An attacker who holds the weights takes the moments of the noise-free release, and adds the noise's own
-    covariance, which it knows; another takes them from pairs. Where pictures are Gaussian, the head is linear and the
+    covariance, which it knows; where noise is not added, as by a mask, it simulates releases. Another takes them from
+    pairs. Where pictures are Gaussian, the head is linear and the
     noise is Gaussian, the first is the posterior mean, which no attacker beats.
 
     Args:
@@ -81,7 +83,7 @@ class Linear(Attack):
             "shrinkage": chosen,
             "val_mse": {f"{key:g}": value for key, value in errors.items()},
             "pictures": len(x),
-            "moments": "noise-free releases" if noise is not None else "pairs",
+            "moments": _MOMENTS[held.threat.allows("weights"), noise is not None],
         }
         inverter.eval()
         return inverter
@@ -92,6 +94,11 @@ class Linear(Attack):
         if view.threat.allows("weights"):
             indices = order[: self.pictures]
             channel = KnownChannel.of(view, rng.child("channel"))
+            if not channel.is_additive:
+                with torch.no_grad():
+                    batches = enumerate(_batches(view, indices))
+                    rows = [(x, seen(view, x, rng.child("seen", step))) for step, x in batches]
+                return _rows(rows, 0), _rows(rows, 1), None
             rows = [(x, noise_free(view, x)) for x in _batches(view, indices)]
             variance = channel.variance.double().expand(view.release_spec.shape).flatten()
             return _rows(rows, 0), _rows(rows, 1), variance

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from splitveil.attacks.channel import KnownChannel, noise_free
+from splitveil.attacks.channel import KnownChannel, seen
 from splitveil.attacks.decoder import Decoder
 from splitveil.attacks.priors import (
     FlatPrior,
@@ -118,7 +118,7 @@ class Optimise(Attack):
         if self.noise_draws == 0:
             return channel
         keys = [rng.child("expectation", number) for number in range(self.noise_draws)]
-        return lambda x: torch.stack([view.simulate_with(x, key) for key in keys]).mean(0)
+        return lambda x: torch.stack([seen(view, x, key) for key in keys]).mean(0)
 
     def _begin(self, view: AttackerView, rng: Rng) -> Callable[[Tensor], Tensor] | None:
         if self.warm_start is None:
@@ -131,6 +131,7 @@ def trusted_variance(channel: KnownChannel) -> Tensor:
     """The variance of the error that a release may be missed by: the noise's, or a floor where there is none."""
     view = channel.view
     count = min(_STATISTICS, len(view.auxiliary))
-    releases = noise_free(view, view.auxiliary.get(torch.arange(count)))
+    with torch.no_grad():
+        releases = channel(view.auxiliary.get(torch.arange(count)))
     floor = (_TRUST * releases.std()).square().clamp_min(torch.finfo(releases.dtype).tiny)
     return torch.maximum(channel.variance.to(releases), floor)

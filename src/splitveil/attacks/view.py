@@ -245,6 +245,10 @@ class AttackerView:
         model = self._white_box().model
         return self.simulate(x, model.draw(SeededNoise(rng), len(x), x.device))
 
+    def combine(self, r: Tensor) -> Tensor:
+        """What several releases of each picture amount to: ``(n, m, *r)`` to ``(n, *r)``."""
+        return self._subject.combine(r)
+
     def channel(self, x: Tensor) -> GaussianChannel | None:
         """The Gaussian stage that the mechanism declares, at these pictures; None where it declares none.
 
