@@ -101,7 +101,7 @@ class DiffusionPrior(Attack):
         with rng.child("weights").scoped():
             denoiser = Denoiser(view.input_shape, channels=self.channels).to(view.auxiliary.device)
         learning = {name: getattr(self, name) for name in ("channels", "epochs", "batch_size", "model_lr")}
-        what = Learned(self.name, learning, rng)
+        what = Learned(self.name, learning, rng, (type(self), Denoiser), packages=("torch", "diffusers"))
         return learn_once(what, view, copy.deepcopy(denoiser), lambda: self._train(denoiser, view, signals, rng))
 
     def _train(

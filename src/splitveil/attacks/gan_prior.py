@@ -150,7 +150,7 @@ class GanPrior(Attack):
         learning = {
             name: getattr(self, name) for name in ("latent", "channels", "epochs", "batch_size", "generator_lr")
         }
-        what = Learned(self.name, learning, rng)
+        what = Learned(self.name, learning, rng, (type(self), Generator))
         blank = copy.deepcopy(generator)
         return learn_once(what, view, blank, lambda: self._train(generator, critic, view, rng))
 

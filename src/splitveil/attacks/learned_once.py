@@ -2,27 +2,28 @@
 
 ```
 $SPLITVEIL_CACHE, or ~/.cache/splitveil
-└── priors/<key>.safetensors     key: of the pictures, the settings, the seed and the versions; history in the header
+└── priors/<key>.safetensors     key: of the pictures, the settings, the seed and the code; history in the header
 ```
 """
 
 from __future__ import annotations
 
+import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from splitveil import __version__
 from splitveil.attacks.view import AttackerView, AuxiliaryPictures
 from splitveil.data.cache import cache_folder
 from splitveil.errors import OutputError
@@ -44,17 +45,23 @@ class Learned:
 
     Args:
         name: of what is learned.
-        settings: all that decides the outcome besides pictures and randomness.
+        settings: all that decides the outcome besides pictures, randomness and code.
         rng: key of the learning.
+        code: classes of what teaches and of what learns: where their modules have changed, another one is learned.
+        packages: that these rest on.
     """
 
     name: str
     settings: Mapping[str, Any]
     rng: Rng
+    code: tuple[type, ...] = ()
+    packages: tuple[str, ...] = ("torch",)
 
     def key(self, pictures: AuxiliaryPictures) -> str:
         """What it is kept under, for an attacker with these pictures."""
-        facts = [self.name, dict(self.settings), self.rng.number(), __version__, torch.__version__]
+        versions = {package: version(package) for package in ("splitveil", *self.packages)}
+        code = [inspect.getsource(sys.modules[part.__module__]) for part in self.code]
+        facts = [self.name, dict(self.settings), self.rng.number(), versions, code]
         seal = sha256(json.dumps([*facts, pictures.device.type], sort_keys=True).encode())
         for x in pictures.batches(_BATCH):
             seal.update(repr(tuple(x.shape)).encode())

@@ -49,13 +49,18 @@ def claim(out: Path, spec: RunSpec) -> RunRecord:
     record = RunRecord(out)
     if (out / "spec.json").is_file():
         held = record.spec
-        if held.identity() != spec.identity():
+        if held.identity() != spec.identity() or _starts_from_file(held) != _starts_from_file(spec):
             changed = ", ".join(_differences(held.model_dump(mode="json"), spec.model_dump(mode="json")))
             raise OutputError(f"'{out}' holds a run of another spec (different: {changed}): choose another --out")
         if (held.data.path, held.weights) == (spec.data.path, spec.weights):
             return record
     record.write("spec.json", spec)
     return record
+
+
+def _starts_from_file(spec: RunSpec) -> bool:
+    """Whether it starts from weights alone, not from the run that they are of, whose noise is a part of it."""
+    return spec.weights is not None and Path(spec.weights.path).suffix == ".safetensors"
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -87,9 +87,9 @@ class Trainer:
         ranks: Ranks | None = None,
     ) -> None:
         self.model, self.task, self.penalties, self.stages = model, task, tuple(penalties), tuple(stages)
-        if self.stages and self.stages[0].budget is not None:
+        if self.stages and self.stages[0].follows:
             raise SpecError(
-                f"expected a stage before '{self.stages[0].name}', got none: its budget counts from the accuracy there"
+                f"expected a stage before '{self.stages[0].name}', got none: it starts from the weights selected there"
             )
         self.settings, self.train_set, self.val_set, self.classes = settings, train, val, classes
         self._paces = [paced(settings, stage) for stage in self.stages]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from splitveil.attacks.learned_once import Learned, learn_once
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.contracts import Attack
 from splitveil.data.cache import cache_folder
+from splitveil.nets.generator import Generator
 from splitveil.rng import Rng
 
 GENERATIVE: dict[str, Attack] = {
@@ -72,6 +75,8 @@ def test_other_pictures_settings_or_seeds_are_other_generators() -> None:
         dataclasses.replace(WHAT, settings={"channels": 3}).key(pictures),
         dataclasses.replace(WHAT, rng=Rng(1).child("learning")).key(pictures),
         dataclasses.replace(WHAT, name="other").key(pictures),
+        dataclasses.replace(WHAT, code=(Generator,)).key(pictures),
+        dataclasses.replace(WHAT, packages=("torch", "numpy")).key(pictures),
     ]
     assert len({WHAT.key(pictures), *others}) == len(others) + 1
     same_pictures = view_of(subject(head=invertible_head(nn.Tanh())), pictures=auxiliary(8)).auxiliary
@@ -119,6 +124,37 @@ def test_a_failure_keeps_nothing_and_leaves_the_lock() -> None:
     assert kept() == []
     learn_once(WHAT, view, nn.Linear(2, 2), learn)
     assert learn.given == 1
+
+
+def test_who_wants_the_same_meanwhile_waits_for_it() -> None:
+    view, learn, begun, going = view_of(subject(), pictures=auxiliary(8)), Lessons(), Event(), Event()
+
+    def slowly() -> tuple[nn.Module, list[dict[str, Any]]]:
+        begun.set()
+        assert going.wait(30)
+        return learn()
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(learn_once, WHAT, view, nn.Linear(2, 2), slowly)
+        assert begun.wait(30)
+        second = pool.submit(learn_once, WHAT, view, nn.Linear(2, 2), learn)
+        with pytest.raises(TimeoutError):
+            second.result(0.3)
+        going.set()
+        assert torch.equal(first.result(30)[0].weight, second.result(30)[0].weight)
+    assert learn.given == 1
+
+
+def test_a_disk_that_is_full_costs_nothing_but_the_next_lesson(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: Any, **named: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("splitveil.attacks.learned_once.save_file", full)
+    view, learn = view_of(subject(), pictures=auxiliary(8)), Lessons()
+    for _ in range(2):
+        learn_once(WHAT, view, nn.Linear(2, 2), learn)
+    assert learn.given == 2
+    assert kept() == []
 
 
 def test_where_nothing_can_be_kept_it_learns_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

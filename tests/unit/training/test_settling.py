@@ -106,6 +106,11 @@ def test_a_budget_is_announced_before_it() -> None:
     assert "budget_points" not in chosen[1]
 
 
+def test_it_cannot_be_the_first_stage() -> None:
+    with pytest.raises(SpecError, match="expected a stage before 'settle', got none"):
+        make_trainer(make_model(), stages=(SETTLE,))
+
+
 def test_it_falls_back_on_weights_that_fit() -> None:
     with pytest.raises(SpecError, match="expected the model unchanged before stage 'settle', got a hook"):
         Stage("settle", before=lambda model: None, settles=True)
