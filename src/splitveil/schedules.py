@@ -42,7 +42,12 @@ class WarmUp:
     """No weight for `delay`, then a straight rise to the full weight over `rise` more.
 
     A full weight before the classes have formed collapses the features, so this is the default of CEM.
-    Both are shares of the stage's epochs, so that the schedule means the same in a short and in a long run.
+    Both are shares of the stage's epochs, so that the schedule means the same in a short and in a long run. A stage
+    that goes on with what the one before has learned, such as fine-tuning, has the full weight from its first step.
+
+    Example:
+        >>> WarmUp(2.0)(TrainState(0, 0, 0.25, 0.1)), WarmUp(2.0)(TrainState(0, 0, 0.0, 0.1, continues=True))
+        (1.0, 2.0)
     """
 
     weight: float
@@ -55,6 +60,8 @@ class WarmUp:
             raise SpecError(f"expected delay and rise >= 0, got {self.delay} and {self.rise}")
 
     def __call__(self, state: TrainState) -> float:
+        if state.continues:
+            return self.weight
         passed = state.progress - self.delay
         if passed < 0:
             return 0.0

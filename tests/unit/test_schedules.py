@@ -53,6 +53,12 @@ def test_warm_up_by_default() -> None:
     assert schedule(state(progress=0.401)) == 2.0
 
 
+@pytest.mark.parametrize("progress", [0.0, 0.2, 1.0])
+def test_warm_up_is_over_where_a_stage_goes_on(progress: float) -> None:
+    state = TrainState(0, 0, progress, 0.1, stage="fine_tune", continues=True)
+    assert WarmUp(0.7)(state) == 0.7
+
+
 def test_warm_up_without_a_rise_is_a_step() -> None:
     schedule = WarmUp(3.0, delay=0.5, rise=0.0)
     assert [schedule(state(progress=at)) for at in (0.0, 0.49, 0.5, 0.9)] == [0.0, 0.0, 3.0, 3.0]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -84,8 +84,8 @@ def audit_run(
         ThreatModelError: the threat model grants nothing that an attack of the suite can use.
     """
     started, threat = time.monotonic(), threat or ThreatModel.preset("white_box")
-    adaptive = _adaptive_twin(record)
-    plan = load_suite(suite, recipe).with_adaptive(adaptive, recipe)
+    adaptive, known = _adaptive_twin(record)
+    plan = load_suite(suite, recipe).with_adaptive(adaptive, recipe, known)
     data = data or load_data_spec(record.spec.data, observe("data"))
     target = run_target(record, seed=seed, device=device, trusted=trusted, data=data)
     ceiling = _seat_judges(target, hold(data.splits.aux, target.test.device), data.source.classes, lpips_weights)
@@ -156,15 +156,17 @@ def audit_target(
     return found.model_copy(update={"elapsed_s": time.monotonic() - started}), kept
 
 
-def _adaptive_twin(record: RunRecord) -> str:
+def _adaptive_twin(record: RunRecord) -> tuple[str, Mapping[str, Any]]:
+    """The attack that knows the defense, and what it knows of it."""
     defense = record.spec.defense
-    name = load_defense(defense.name, defense.params).adaptive
+    loaded = load_defense(defense.name, defense.params)
+    name = loaded.adaptive
     if name not in ATTACKS:
         raise SpecError(
             f"expected a registered attack that knows defense '{defense.name}', got '{name}': an audit without one "
             "grades nothing; set `adaptive` of the defense"
         )
-    return name
+    return name, loaded.adaptive_params
 
 
 def _attack_all(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Any, cast
 
 from splitveil.attacks.fitting import DecoderAttack
@@ -15,6 +17,7 @@ from splitveil.threats import Duplicates, ThreatModel
 
 __all__ = ["Entry", "Suite", "load_suite", "quick", "standard", "strong"]
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _SEARCHED = 1000  # pictures that a search is scored on
 
 
@@ -77,15 +80,20 @@ class Suite:
     budget: str
     entries: tuple[Entry, ...]
 
-    def with_adaptive(self, name: str, recipe: Recipe) -> Suite:
+    def with_adaptive(self, name: str, recipe: Recipe, known: Mapping[str, Any] = _NOTHING) -> Suite:
         """This suite, and the attack that knows the defense where it is not among its own.
 
         One that trains a decoder has that of the recipe.
+
+        Args:
+            name: of the attack.
+            recipe: of the audit.
+            known: parameters of the attack that the defense names.
         """
         if any(entry.attack.name == name for entry in self.entries):
             return self
         learns = issubclass(ATTACKS.load(name), DecoderAttack) and recipe.attack.name == "decoder"
-        twin = PlugInSpec(name=name, params=recipe.attack.params if learns else {})
+        twin = PlugInSpec(name=name, params={**(recipe.attack.params if learns else {}), **known})
         return replace(self, entries=(*self.entries, Entry(twin)))
 
 

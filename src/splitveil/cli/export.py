@@ -60,6 +60,7 @@ def _plain(found: Exported) -> dict[str, Any]:
         "precision": dict(passport.precision),
         "bytes": {name: seal.size for name, seal in passport.files.items()},
         "parity": found.measured.to_json(),
+        "cautions": list(found.cautions),
     }
 
 
@@ -83,5 +84,7 @@ def _show(found: Exported) -> None:
     )
     told = passport.release_nats
     typer.echo("  one release: " + ("nothing is certified" if told is None else f"at most {told:.4g} nats, certified"))
+    for caution in found.cautions:
+        typer.echo(f"  caution: {caution}")
     if passport.audit is None:
         typer.echo("  not audited: run  splitveil audit  and export again to have it in the passport")

@@ -167,6 +167,7 @@ class Stage:
         lr_schedule: in place of the recipe's.
         budget: the stage starts from the weights selected in the stage before, whose validation score is the
             reference, and ends with weights that keep the budget.
+        continues: the stage goes on with what the one before has learned: schedules that warm up have done so.
         settles: the stage starts from the weights selected in the stage before, and learns the task without penalties:
             for parts behind the wire, once what crosses it is decided.
     """
@@ -180,6 +181,7 @@ class Stage:
     lr_schedule: Literal["multistep", "cosine", "constant"] | None = None
     budget: Budget | None = None
     settles: bool = False
+    continues: bool = False
 
     def __post_init__(self) -> None:
         positive(self.lr_scale, "lr_scale")

@@ -168,6 +168,7 @@ class TrainState:
         validations: score of each finished epoch of this stage, in order.
         reference: score that a stage with a budget is held against, None in other stages.
         stage: its name.
+        continues: whether the stage goes on with what the one before has learned.
     """
 
     epoch: int
@@ -178,6 +179,7 @@ class TrainState:
     validations: tuple[float, ...] = ()
     reference: float | None = None
     stage: str = "train"
+    continues: bool = False
 
 
 @dataclass(frozen=True, slots=True)

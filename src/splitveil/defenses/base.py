@@ -60,6 +60,7 @@ class Defense:
         mechanisms: in the order in which they are applied.
         penalties: terms added to the task's loss.
         adaptive: registry name of the attack that knows this defense.
+        adaptive_params: of that attack, beside those of the suite.
         reference: where it comes from.
         plan: the stages of its training; one stage of everything by default.
         surgery: of the model before it trains, such as a deeper head; random weights come from torch's generator.
@@ -76,6 +77,7 @@ class Defense:
     mechanisms: tuple[MechanismPart, ...] = ()
     penalties: tuple[PenaltyPart, ...] = ()
     adaptive: str = "decoder"
+    adaptive_params: Mapping[str, Any] = field(default_factory=dict)
     reference: str = ""
     plan: tuple[Stage, ...] = _PLAN
     surgery: Callable[[SplitModel], SplitModel] | None = None
@@ -145,6 +147,7 @@ class Defense:
             mechanisms=mechanisms,
             penalties=self.penalties + other.penalties,
             adaptive=other.adaptive if other.mechanisms else self.adaptive,
+            adaptive_params=other.adaptive_params if other.mechanisms else self.adaptive_params,
             reference="; ".join(text for text in (self.reference, other.reference) if text),
             plan=other.plan if self.plan == _PLAN else self.plan,
             surgery=self.surgery or other.surgery,

@@ -7,6 +7,7 @@ has the mechanism and the noise of ``ressfl(noise_std=0.1)`` and one penalty mor
 from __future__ import annotations
 
 from dataclasses import replace
+from math import comb
 
 from splitveil.codecs import QuantisedCodec
 from splitveil.contracts import Stage, positive
@@ -36,6 +37,7 @@ __all__ = [
     "vib",
 ]
 
+_MOST_SUBSETS = 16  # of the bodies that an audit attacks through, each with a head of its own
 _LITTLE = 0.01  # the noise that the CEM paper's released code suggests for its rows without noise
 
 
@@ -130,7 +132,12 @@ def quantise(bits: int = 4, low: float = 0.0, high: float = 1.0) -> Defense:
 
 
 def ressfl(
-    weight: float = 0.3, threshold: float = 0.5, noise_std: float = _LITTLE, channels: int = 32, blocks: int = 2
+    weight: float = 0.3,
+    threshold: float = 0.5,
+    noise_std: float = _LITTLE,
+    channels: int = 64,
+    blocks: int = 2,
+    pretrain: int = 3,
 ) -> Defense:
     """Adversarial representation learning against an inner decoder, by the similarity of what it rebuilds.
 
@@ -139,9 +146,10 @@ def ressfl(
         threshold: similarity up to which the head is left alone.
         noise_std: feature units.
         channels: of the inner decoder.
-        blocks: of the inner decoder.
+        blocks: of the inner decoder; the paper's released code has a larger one, and trains it for 30 passes before.
+        pretrain: passes over the training pictures that the inner decoder learns for by itself.
     """
-    inner = {"threshold": threshold, "channels": channels, "blocks": blocks}
+    inner = {"threshold": threshold, "channels": channels, "blocks": blocks, "pretrain": pretrain}
     return Defense(
         "ressfl",
         {"weight": weight, "noise_std": noise_std, **inner},
@@ -152,7 +160,12 @@ def ressfl(
 
 
 def noise_arl(
-    weight: float = 0.3, threshold: float = 0.5, noise_std: float = 0.1, channels: int = 32, blocks: int = 2
+    weight: float = 0.3,
+    threshold: float = 0.5,
+    noise_std: float = 0.1,
+    channels: int = 64,
+    blocks: int = 2,
+    pretrain: int = 3,
 ) -> Defense:
     """`ressfl` with noise that protects by itself.
 
@@ -162,8 +175,9 @@ def noise_arl(
         noise_std: feature units.
         channels: of the inner decoder.
         blocks: of the inner decoder.
+        pretrain: passes over the training pictures that the inner decoder learns for by itself.
     """
-    return _named("noise_arl", ressfl(weight, threshold, noise_std, channels, blocks))
+    return _named("noise_arl", ressfl(weight, threshold, noise_std, channels, blocks, pretrain))
 
 
 def shredder(weight: float = 0.05, noise_std: float = 0.1, law: NoiseLaw = "gaussian") -> Defense:
@@ -183,7 +197,7 @@ def shredder(weight: float = 0.05, noise_std: float = 0.1, law: NoiseLaw = "gaus
         reference="ASPLOS 2020 (Mireshghallah et al.)",
         plan=(
             Stage("network", 0.75, parts=("head", "tail", "finish")),
-            Stage("noise", 0.25, parts=("mechanism",), lr_schedule="constant"),
+            Stage("noise", 0.25, parts=("mechanism",), lr_schedule="constant", continues=True),
         ),
     )
 
@@ -210,11 +224,11 @@ def disco(
     )
 
 
-def sca(threshold: float = 0.05, iterations: int = 20, atoms: int | None = None, noise_std: float = _LITTLE) -> Defense:
+def sca(threshold: float = 0.25, iterations: int = 20, atoms: int | None = None, noise_std: float = _LITTLE) -> Defense:
     """Features drawn by a few atoms of a dictionary, chosen by lateral inhibition.
 
     Args:
-        threshold: of an atom's activation, feature units.
+        threshold: of an atom's activation, feature units; at 0.25 about a third of the atoms draw features in (0, 1).
         iterations: of the competition.
         atoms: of the dictionary; None for as many as channels.
         noise_std: feature units.
@@ -228,11 +242,11 @@ def sca(threshold: float = 0.05, iterations: int = 20, atoms: int | None = None,
     )
 
 
-def vib(weight: float = 0.1, noise_std: float = 0.1) -> Defense:
+def vib(weight: float = 0.5, noise_std: float = 0.1) -> Defense:
     """The variational information bottleneck: noise that comes out of the features, near a standard normal.
 
     Args:
-        weight: of the divergence, nats per feature dimension.
+        weight: of the divergence, nats per feature dimension: 0.5 is a beta of 1e-3 where there are 512 of them.
         noise_std: first deviation, feature units, > 0.01.
     """
     return Defense(
@@ -250,7 +264,8 @@ def hsic(weight: float = 1.0, pictures: float = 0.5, labels: float = 0.5, noise_
     Args:
         weight: of the penalty.
         pictures: share of the dependence on pictures.
-        labels: share of the dependence on labels.
+        labels: share of the dependence on labels; both criteria are normalised to [0, 1], those of the paper are not,
+            so its shares (0.05 and 0.5) do not carry over.
         noise_std: feature units.
     """
     shares = {"pictures": pictures, "labels": labels}
@@ -304,7 +319,7 @@ def patrol(
         reference="arXiv 2307.10981 (WACV 2024)",
         plan=(
             Stage("train", 0.75),
-            Stage("fine_tune", 0.25, before=PruneHead(edge_budget, cost), lr_scale=0.5),
+            Stage("fine_tune", 0.25, before=PruneHead(edge_budget, cost), lr_scale=0.5, continues=True),
         ),
         surgery=DeepenHead(deeper),
     )
@@ -350,6 +365,7 @@ def ensembler(
         clipped_gaussian(noise_std),
         (PenaltyPart("head_similarity", schedule, {"stages": list(names)}),),
         adaptive="shadow_bodies",
+        adaptive_params={"largest": chosen if _subsets(bodies, chosen) <= _MOST_SUBSETS else 1},
         reference="arXiv 2401.10859 (DAC 2025)",
         plan=(
             *(Stage(name, network_share, before=BeginNetwork(place)) for place, name in enumerate(names)),
@@ -357,6 +373,11 @@ def ensembler(
         ),
         surgery=MultiplyBodies(bodies, chosen, selection),
     )
+
+
+def _subsets(bodies: int, chosen: int) -> int:
+    """How many sets of one to `chosen` bodies there are."""
+    return sum(comb(bodies, size) for size in range(1, chosen + 1))
 
 
 def _named(name: str, defense: Defense) -> Defense:

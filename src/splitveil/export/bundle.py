@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from splitveil.codecs import Float32Codec, QuantisedCodec
 from splitveil.contracts import Task
 from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
+from splitveil.defenses.ensembler import SecretSelector
 from splitveil.errors import CheckFailedError, SpecError, UnknownNameError, UsageError
 from splitveil.experiments.attacking import load_model
 from splitveil.experiments.completing import original_of
@@ -35,10 +37,11 @@ from splitveil_edge.passport import CLOUD, EDGE, FINISH, PASSPORT, SIGNATURE, Pa
 from splitveil_edge.reading import dump_json
 from splitveil_edge.signing import read_key_file, sign
 
-__all__ = ["Exported", "evaluation_rng", "export"]
+__all__ = ["Exported", "cautions", "evaluation_rng", "export"]
 
 _CALIBRATION = 512
 _BATCH = 64
+_GUESSED = 2**48  # seeds that can be tried one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,13 @@ class Exported:
         path: its folder.
         passport: its passport.
         measured: what its graphs do, against the model.
+        cautions: what stands between the bundle and a deployment, in sentences.
     """
 
     path: Path
     passport: Passport
     measured: Measured
+    cautions: tuple[str, ...] = ()
 
 
 def export(
@@ -114,7 +119,17 @@ def export(
         done.append(_fill(folder, split, data, facts, precision, private, rng, task, observer))
 
     path = write_folder(Path(out), fill)
-    return Exported(path, done[0].passport, done[0].measured)
+    return replace(done[0], path=path, cautions=cautions(split, record.spec.seed))
+
+
+def cautions(model: SplitModel, seed: int) -> tuple[str, ...]:
+    """What stands between a model that was trained with this seed and a deployment."""
+    if not isinstance(model.finish, SecretSelector) or seed >= _GUESSED:
+        return ()
+    return (
+        f"what the device keeps secret follows from the run's seed, and {seed} can be guessed: train with one that "
+        f"nobody knows, such as --seed {secrets.randbits(62)}, and keep the run's folder from the cloud",
+    )
 
 
 def evaluation_rng(record: RunRecord) -> Rng:

@@ -216,6 +216,7 @@ class Trainer:
             tuple(self.place.validations),
             self.place.reference,
             stage.name,
+            stage.continues,
         )
 
     def _change(self, x: Tensor, generator: torch.Generator, first: int = 0, total: int | None = None) -> Tensor:

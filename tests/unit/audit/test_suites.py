@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from splitveil.audit.suites import Entry, Suite, load_suite
+from splitveil.defenses import conditional_entropy, ensembler
 from splitveil.errors import UnknownNameError
 from splitveil.experiments.recipes import load_recipe
 from splitveil.registry import ATTACKS, SUITES
@@ -41,6 +42,17 @@ def test_the_attack_that_knows_the_defense_is_added_where_it_is_missing() -> Non
     assert suite.entries == (ridge, Entry(recipe.attack))
     assert suite.with_adaptive("decoder", recipe) == suite
     assert Suite("test", "", ()).with_adaptive("linear", recipe).entries == (Entry(PlugInSpec(name="linear")),)
+
+
+@pytest.mark.parametrize(("bodies", "chosen", "largest"), [(4, 2, 2), (4, 3, 3), (10, 3, 1)])
+def test_an_ensemble_is_attacked_through_every_set_of_its_size_where_they_are_few(
+    bodies: int, chosen: int, largest: int
+) -> None:
+    defense, recipe = ensembler(bodies=bodies, chosen=chosen), load_recipe("tiny")
+    [entry] = Suite("test", "", ()).with_adaptive(defense.adaptive, recipe, defense.adaptive_params).entries
+    assert entry.attack.name == "shadow_bodies"
+    assert entry.attack.params == {**recipe.attack.params, "largest": largest}
+    assert (defense + conditional_entropy(0.1)).adaptive_params == {"largest": largest}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from splitveil.attacks.subjects import ModelSubject
 from splitveil.bounds import capacity_box
 from splitveil.codecs import QuantisedCodec
 from splitveil.contracts import FeatureSpec, Mechanism
-from splitveil.defenses import conditional_entropy, gaussian
+from splitveil.defenses import conditional_entropy, gaussian, sca
 from splitveil.defenses.mechanisms.channel_mask import ChannelMask
 from splitveil.defenses.mechanisms.clip_ball import ClipBall
 from splitveil.defenses.mechanisms.dropout import Dropout
@@ -112,6 +112,33 @@ def test_sparse_coding_of_maps_lowers_the_lasso_objective_and_inhibits() -> None
     steps = [objective(count) for count in (1, 5, 20, 100, 1600)]
     assert steps == sorted(steps, reverse=True)
     assert steps[-1] == pytest.approx(objective(3200), rel=5e-3)
+
+
+def test_by_default_a_preset_draws_features_by_a_few_atoms() -> None:
+    """Features as a sigmoid leaves them, rough and smooth; as many atoms as channels, and more."""
+    spec, params = FeatureSpec.of((8, 8, 8)), dict(sca().mechanisms[0].params)
+    rough = torch.sigmoid(draw(16, *spec.shape))
+    smooth = nn.functional.interpolate(torch.sigmoid(draw(16, 8, 2, 2)), (8, 8), mode="bilinear")
+    for atoms in (None, 32):
+        mechanism = SparseCoding.from_spec(spec, Rng(1), **{**params, "atoms": atoms})
+        with torch.no_grad():
+            active = [float((mechanism.code(z) != 0).float().mean()) for z in (rough, smooth)]
+        assert min(active) > 0.02
+        assert max(active) < 0.5
+
+
+@pytest.mark.parametrize("kind", ["low-pass", "alike", "random"])
+@pytest.mark.parametrize("spec", [FeatureSpec.of((8, 8, 8)), FeatureSpec.of((5, 16)), FeatureSpec.of((12,))], ids=str)
+def test_no_dictionary_makes_it_swing(kind: str, spec: FeatureSpec) -> None:
+    mechanism = SparseCoding.from_spec(spec, Rng(1), threshold=0.05, iterations=400, rate=1.0)
+    with torch.no_grad():
+        if kind == "low-pass":
+            mechanism.dictionary.fill_(1.0)
+        elif kind == "alike":
+            mechanism.dictionary.copy_(mechanism.dictionary[:1] + 0.01 * mechanism.dictionary)
+        z = torch.sigmoid(draw(4, *spec.shape))
+        drawn = mechanism(z, ())
+    assert float((z - drawn).square().sum()) < float(z.square().sum()), "nothing at all would be nearer"
 
 
 def test_a_ball_shortens_what_is_longer_and_nothing_else() -> None:

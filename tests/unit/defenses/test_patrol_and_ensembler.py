@@ -16,6 +16,7 @@ from splitveil.defenses.mechanisms.identity import Identity
 from splitveil.defenses.patrol import DeepenHead, DeeperEntry, PruneHead
 from splitveil.errors import MissingExtraError, SpecError
 from splitveil.experiments.building import build_protected
+from splitveil.export.bundle import cautions
 from splitveil.metrics.cost import count_parameters, multiply_adds
 from splitveil.nets import pruning
 from splitveil.nets.parts import SplitParts
@@ -194,6 +195,16 @@ def test_the_secret_differs_by_seed_and_is_no_part_of_the_cloud() -> None:
     assert len(chosen) > 3
     model, _ = protected(ensembler(bodies=6, chosen=3))
     assert not any("chosen" in name or "key" in name for name in model.tail.state_dict())
+
+
+def test_an_export_says_where_the_secret_can_be_guessed() -> None:
+    with Rng(0).scoped():
+        plain = SplitModel(small(classes=3, input_shape=(1, 8, 8)), Identity())
+        hidden = MultiplyBodies(4, 2, "fixed")(plain)
+    assert cautions(plain, 0) == cautions(hidden, 2**60) == ()
+    [said] = cautions(hidden, 7)
+    assert "7 can be guessed" in said
+    assert int(said.split("--seed ")[1].split(",")[0]) < 2**62
 
 
 def test_a_run_goes_on_in_the_middle_of_its_stages(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from splitveil.contracts import Stage
+from splitveil.contracts import FeatureSpec, Stage
 from splitveil.defenses import shredder
 from splitveil.defenses.mechanisms.chain import Chain
 from splitveil.defenses.mechanisms.learned_noise import LearnedNoise
 from splitveil.experiments.building import build_protected
 from splitveil.nets.small import small
 from splitveil.rng import Rng
+from splitveil.schedules import Constant, InStage
 from splitveil.split_model import SplitModel
 from training_fixtures import SETTINGS, make_trainer
 
@@ -54,6 +55,33 @@ def test_before_its_stage_the_noise_stands_still() -> None:
     fresh, _ = build_protected(parts, shredder(noise_std=0.1), 2, Rng(0))
     _, before = trained(0.5)
     torch.testing.assert_close(before["mechanism.parts.1.log_std"], noise_of(fresh).log_std.detach())
+
+
+def test_at_the_default_weight_a_stage_of_a_few_epochs_moves_it() -> None:
+    """No task holds it here: the growth is that of the term, not of decay towards a deviation of one."""
+
+    def grown(weight: float) -> float:
+        noise, steps = LearnedNoise(FeatureSpec.of((8, 8, 8)), noise_std=0.1), 100
+        optimiser = torch.optim.SGD(noise.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
+        for _ in range(steps):
+            optimiser.zero_grad()
+            (-weight * noise.std.square().mean().log()).backward()
+            optimiser.step()
+        return float(noise.std.detach().mean()) / 0.1
+
+    default = shredder().penalties[0].schedule
+    assert isinstance(default, InStage)
+    assert isinstance(default.schedule, Constant)
+    with Rng(0).scoped():
+        assert grown(default.schedule.weight) > 3
+        assert grown(0.0) < 1.05
+
+
+def test_its_gradient_is_scaled_and_its_value_is_not() -> None:
+    noise = LearnedNoise(FeatureSpec.of((3, 2, 2)), noise_std=0.1)
+    torch.testing.assert_close(noise.std, noise.log_std.exp())
+    noise.std.sum().backward()
+    torch.testing.assert_close(noise.log_std.grad, 12 * noise.log_std.exp())
 
 
 @pytest.mark.parametrize("weight", [0.5, 2.0])

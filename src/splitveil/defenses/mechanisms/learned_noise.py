@@ -27,7 +27,9 @@ class LearnedNoise(Mechanism):
 
     Shredder learns tensors of noise, fits a distribution to them, and draws from it when it serves. Here the
     distribution itself is learned, through ``n``, so nothing is lost between training and serving. mu and ln s are
-    parameters of the mechanism: they belong to what the optimiser moves.
+    parameters of the mechanism: they belong to what the optimiser moves. A single deviation has little to do with a
+    loss that is the mean of many, so the gradient of each ln s counts as many times as there are of them: the rate of
+    the network's weights suits it then.
 
     Args:
         spec: of z.
@@ -56,7 +58,8 @@ class LearnedNoise(Mechanism):
     @property
     def std(self) -> Tensor:
         """s, ``(*z)``, feature units."""
-        return self.log_std.exp()
+        held = self.log_std.detach()
+        return (held + self.log_std.numel() * (self.log_std - held)).exp()
 
     def noise_spec(self, z: FeatureSpec) -> tuple[NoiseSpec, ...]:
         """One tensor of the shape of z, of the law's source."""

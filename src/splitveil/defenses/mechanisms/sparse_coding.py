@@ -15,6 +15,9 @@ from splitveil.rng import Rng
 
 __all__ = ["SparseCoding"]
 
+_POWERS = 8  # iterations that find the norm of D'D from below
+_MARGIN = 1.25  # what they may fall short of it; up to twice 1 / |D'D| the dynamics still settle
+
 
 class SparseCoding(Mechanism):
     """``r = D a(z)``: a few atoms of a dictionary stand for the features, and what they cannot draw is gone.
@@ -25,14 +28,15 @@ class SparseCoding(Mechanism):
 
     ``(D'D - I) a`` is the lateral inhibition: an atom that is active suppresses those that look like it. D is a bank of
     3 x 3 filters for maps, a matrix for tokens and vectors, its atoms of length 1; it trains with the network, through
-    all iterations.
+    all iterations. The dynamics take no larger step than 1 / |D'D|, beyond which they would swing, so atoms that come
+    to look alike in training compete slower, not without end.
 
     Args:
         spec: of z.
         atoms: of the dictionary; None for as many as z has channels.
         threshold: of an activation, feature units, > 0.
         iterations: at least 1; with one there is no inhibition, since all atoms begin at rest.
-        rate: of the dynamics, 0 < rate <= 1.
+        rate: of the dynamics, 0 < rate <= 1, at most.
 
     Reference:
         Rozell et al.: Sparse Coding via Thresholding and Local Competition, Neural Computation 2008, eq. 5; for
@@ -78,12 +82,22 @@ class SparseCoding(Mechanism):
 
     def _code(self, z: Tensor, atoms: Tensor) -> Tensor:
         drive = self._look(z, atoms)
+        rate = self._stable_rate(drive[:1].detach(), atoms.detach())
         u = torch.zeros_like(drive)
         for _ in range(self.iterations):
             a = functional.softshrink(u, self.threshold)
             inhibition = self._look(self._draw(a, atoms), atoms) - a
-            u = u + self.rate * (drive - u - inhibition)
+            u = u + rate * (drive - u - inhibition)
         return functional.softshrink(u, self.threshold)
+
+    def _stable_rate(self, like: Tensor, atoms: Tensor) -> Tensor:
+        """``min(rate, 1 / |D'D|)``, the norm by power iteration from a row that no symmetry makes blind."""
+        v = (1.0 + torch.arange(like.numel(), device=like.device, dtype=like.dtype).cos()).reshape(like.shape)
+        for _ in range(_POWERS):
+            v = v / v.square().sum().sqrt()
+            v = self._look(self._draw(v, atoms), atoms)
+        norm = _MARGIN * v.square().sum().sqrt()
+        return torch.clamp(1.0 / norm, max=self.rate)
 
     def _atoms(self) -> Tensor:
         flat = self.dictionary.flatten(1)
