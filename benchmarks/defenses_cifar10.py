@@ -1,8 +1,11 @@
 """Every defense with and without conditional entropy, attacked by the suite ``standard``: one row at a time.
 
 ``python -m benchmarks.defenses_cifar10 --data FOLDER --row noise_arl@0.1`` trains and audits the defense at that noise,
-alone and with CEM, and writes ``results/defenses_cifar10/noise_arl@0.1.json``; stopped, it goes on where it was. A row
-that is there is not computed again. ``--publish`` builds the table of all rows that are there.
+alone and with CEM, and writes ``results/defenses_cifar10/noise_arl@0.1@quick.json``; stopped, it goes on where it was.
+A row that is there is not computed again. ``--publish`` builds the table of all rows that are there.
+
+Two noise levels far apart, the same for both sides, are what a gain at equal accuracy takes: CEM costs some points, so
+its curve meets the other one between them. Defenses whose protection is not noise have lower levels than the others.
 """
 
 from __future__ import annotations
@@ -30,8 +33,12 @@ from splitveil.metrics.tradeoff import DeltaSummary, Points, paired_delta
 from splitveil.records import PREDICTIONS, RunRecord
 
 WEIGHT = 0.2  # of conditional entropy, the same for all: it is per dimension
-GRID, LEVELS = (0.05, 0.1, 0.2, 0.4), (0.1, 0.2)
-NOISE = {"bottleneck": GRID, "noise_arl": GRID}
+GRID, NOISY, QUIET = (0.05, 0.1, 0.2, 0.4), (0.05, 0.4), (0.025, 0.3)
+NOISE = {
+    **dict.fromkeys(("bottleneck", "noise_arl"), GRID),
+    **dict.fromkeys(("noise_nopeek", "shredder", "vib", "ensembler"), NOISY),
+}
+SMALLER = {"quick": {"ressfl": {"channels": 32}, "noise_arl": {"channels": 32}}}  # as the network is, and the attackers
 PAPER = ("bottleneck", "distcorr", "dropout", "patrol", "ressfl", "noise_nopeek", "noise_arl")
 OTHERS = ("shredder", "disco", "sca", "vib", "hsic", "ensembler")
 FOLDER = RESULTS / "defenses_cifar10"
@@ -41,14 +48,14 @@ BOTH = ("without", "with")
 def row_names() -> Iterator[str]:
     """All rows, the paper's first."""
     for preset in (*PAPER, *OTHERS):
-        for noise_std in NOISE.get(preset, LEVELS):
+        for noise_std in NOISE.get(preset, QUIET):
             yield f"{preset}@{noise_std:g}"
 
 
-def defense_of(row: str, kind: str) -> Defense:
+def defense_of(row: str, kind: str, recipe: str) -> Defense:
     """The defense of a row, ``with`` conditional entropy or ``without``."""
     preset, _, noise = row.partition("@")
-    alone = load_defense(preset, {"noise_std": float(noise)})
+    alone = load_defense(preset, {"noise_std": float(noise), **SMALLER.get(recipe, {}).get(preset, {})})
     return alone if kind == "without" else alone + conditional_entropy(WEIGHT)
 
 
@@ -86,17 +93,9 @@ def measure(record: RunRecord, undefended: RunRecord, recipe: str) -> dict[str, 
     }
 
 
-def run_row(row: str, data: str, recipe: str, seed: int, out: Path) -> Path:
-    """Compute a row where it is not there; returns its file."""
-    file = FOLDER / f"{row}.json"
-    if file.is_file():
-        return file
-    undefended = trained(load_defense("none", {}), data, recipe, seed, out / "none")
-    found = {
-        kind: measure(trained(defense_of(row, kind), data, recipe, seed, out / f"{row}-{kind}"), undefended, recipe)
-        for kind in BOTH
-    }
-    record = {
+def settings_of(row: str, recipe: str, seed: int) -> dict[str, Any]:
+    """All that decides a row's numbers but the code."""
+    return {
         "row": row,
         "preset": row.partition("@")[0],
         "noise_std": float(row.partition("@")[2]),
@@ -104,9 +103,33 @@ def run_row(row: str, data: str, recipe: str, seed: int, out: Path) -> Path:
         "recipe": recipe,
         "seed": seed,
         "suite": "standard",
-        "environment": describe_environment(pick_device(None)),
-        **found,
+        "defenses": {kind: plug_in(defense_of(row, kind, recipe)).model_dump() for kind in BOTH},
     }
+
+
+def run_row(row: str, data: str, recipe: str, seed: int, out: Path) -> Path:
+    """Compute a row where it is not there; returns its file.
+
+    Raises:
+        SpecError: the file holds a row of other settings.
+    """
+    file, settings = FOLDER / f"{row}@{recipe}.json", settings_of(row, recipe, seed)
+    if file.is_file():
+        held = json.loads(file.read_text())
+        changed = [name for name, value in settings.items() if held.get(name) != value]
+        if changed:
+            raise SpecError(
+                f"expected the row of these settings in '{file}', got other {', '.join(changed)}: remove it"
+            )
+        return file
+    undefended = trained(load_defense("none", {}), data, recipe, seed, out / "none")
+    found = {
+        kind: measure(
+            trained(defense_of(row, kind, recipe), data, recipe, seed, out / f"{row}-{kind}"), undefended, recipe
+        )
+        for kind in BOTH
+    }
+    record = {**settings, "environment": describe_environment(pick_device(None)), **found}
     FOLDER.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
     return file
@@ -125,16 +148,21 @@ def gain(rows: list[dict[str, Any]]) -> DeltaSummary:
     return paired_delta(points(rows, "without"), points(rows, "with"), rng=np.random.default_rng(0))
 
 
-def table(rows: list[dict[str, Any]]) -> None:
-    """Build the summary of all rows that are there."""
+def _interval(name: str, found: dict[str, Any]) -> dict[str, float]:
+    return {name: found["mean"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+
+
+def table(rows: list[dict[str, Any]], recipe: str) -> None:
+    """Build the summary of all rows that are there; those that an audit calls invalid are listed, and grade nothing."""
     if not rows:
         raise SpecError(f"expected rows in '{FOLDER}', got none: make one with --row")
     lines: list[dict[str, Any]] = []
     gains: dict[str, DeltaSummary] = {}
     for preset in (*PAPER, *OTHERS):
         held = [row for row in rows if row["preset"] == preset]
-        if len(held) > 1:
-            gains[preset] = gain(held)
+        graded = [row for row in held if all(row[kind]["status"] == "valid" for kind in BOTH)]
+        if len(graded) > 1:
+            gains[preset] = gain(graded)
         for row in held:
             for kind in BOTH:
                 found = row[kind]
@@ -143,14 +171,14 @@ def table(rows: list[dict[str, Any]]) -> None:
                         "row": row["row"] + (" + CEM" if kind == "with" else ""),
                         "accuracy": found["accuracy"]["mean"],
                         "mse": found["mse"]["mean"],
-                        "mse_low": found["mse"]["low"],
-                        "mse_high": found["mse"]["high"],
-                        "psnr_db": found["psnr"]["mean"],
-                        "ssim": found["ssim"]["mean"],
+                        **_interval("mse", found["mse"]),
+                        **_interval("psnr_db", found["psnr"]),
+                        **_interval("ssim", found["ssim"]),
                         "attack": found["attack"]["name"],
                         "edge_parameters": found["edge_parameters"],
                         "edge_multiply_adds": found["edge_multiply_adds"],
                         "payload_bytes": found["payload_bytes"],
+                        "converged": found["converged"],
                         "status": found["status"],
                     }
                 )
@@ -160,22 +188,24 @@ def table(rows: list[dict[str, Any]]) -> None:
     summary = {
         "mean_gain_pct": float(np.mean(list(percent.values()))) if percent else None,
         "gain_pct": percent,
-        "gain_db": {name: item.mse_db for name, item in gains.items()},
+        "gain_db": {name: item.mse_db for name, item in gains.items() if item.mse_db},
+        "point_db": {name: item.delta.mse_db for name, item in gains.items() if item.delta},
         "presets": len(percent),
         "presets_gained": gained,
         "presets_harmed": harmed,
         "without_overlap": sorted(set(gains) - set(percent)),
+        "invalid_rows": [row["row"] for row in rows if any(row[kind]["status"] != "valid" for kind in BOTH)],
         "pictures": len(unpack(rows[0]["with"]["error"])),
         "seeds": 1,
-        "scale": rows[0]["recipe"],
+        "scale": recipe,
         "weight": WEIGHT,
     }
     publish("defenses_cifar10", summary, lines)
 
 
-def stored_rows() -> list[dict[str, Any]]:
-    """All rows that are there, in the order of the table."""
-    files = (FOLDER / f"{name}.json" for name in row_names())
+def stored_rows(recipe: str) -> list[dict[str, Any]]:
+    """All rows that are there at the scale of a recipe, in the order of the table."""
+    files = (FOLDER / f"{name}@{recipe}.json" for name in row_names())
     return [json.loads(file.read_text()) for file in files if file.is_file()]
 
 
@@ -192,13 +222,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.list:
         for name in row_names():
-            print(name, "done" if (FOLDER / f"{name}.json").is_file() else "-")
+            print(name, "done" if (FOLDER / f"{name}@{options.recipe}.json").is_file() else "-")
     for row in options.row:
         if options.data is None:
             parser.error("expected --data beside --row")
         print(run_row(row, options.data, options.recipe, options.seed, options.out))
     if options.publish:
-        table(stored_rows())
+        table(stored_rows(options.recipe), options.recipe)
 
 
 if __name__ == "__main__":

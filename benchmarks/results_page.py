@@ -171,11 +171,41 @@ def transfer(found: Mapping[str, Any]) -> str:
 
 def defenses(found: Mapping[str, Any]) -> str:
     """Every defense with and without CEM."""
-    head = [key for key in found["rows"][0] if not isinstance(found["rows"][0][key], (dict, list))]
+    summary = found["summary"]
     rows = [
-        [f"{row[key]:.4g}" if isinstance(row[key], float) else str(row[key]) for key in head] for row in found["rows"]
+        (
+            row["row"],
+            f"{100 * row['accuracy']:.1f} %",
+            f"{row['mse']:.4f} [{row['mse_low']:.4f}, {row['mse_high']:.4f}]",
+            f"{row['psnr_db']:.1f}",
+            f"{row['ssim']:.2f}",
+            row["attack"],
+            f"{row['edge_parameters']:,}",
+            f"{row['edge_multiply_adds'] / 1e6:.1f}",
+            f"{row['payload_bytes']:,}",
+            row["status"],
+        )
+        for row in found["rows"]
     ]
-    return table(head, rows)
+    gains = [
+        f"{name} {100 * (10 ** (found_db / 10) - 1):+.0f} % ({low:+.2f} to {high:+.2f} dB)"
+        for name, (low, high) in summary["gain_db"].items()
+        if (found_db := summary["point_db"].get(name)) is not None
+    ]
+    said = f"`{summary['scale']}` models, {summary['seeds']} seed, the worst attacker of `standard`, intervals of 95 %."
+    if gains:
+        said += f" The attacker's error gained by CEM at equal accuracy: {'; '.join(gains)}."
+    for text, names in (
+        ("Harmed beyond the interval", summary["presets_harmed"]),
+        ("Without accuracies in common, so without a number", summary["without_overlap"]),
+        ("Invalid by a control, so left out of gains", summary["invalid_rows"]),
+    ):
+        said += f" {text}: {', '.join(names)}." if names else ""
+    head = (
+        *("defense", "accuracy", "attacker's MSE", "PSNR, dB", "SSIM", "by", "edge parameters"),
+        *("edge MMAC", "payload, bytes", "audit"),
+    )
+    return said + "\n\n" + table(head, rows)
 
 
 def paper(found: Mapping[str, Any]) -> str:

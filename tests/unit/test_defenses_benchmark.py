@@ -1,0 +1,95 @@
+"""The benchmark of all defenses: what its rows differ in, and what its summary says of rows that are known."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from splitveil.errors import SpecError
+
+ROOT = Path(__file__).parents[2]
+PICTURES = 400
+
+
+@pytest.fixture(autouse=True)
+def _root_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+
+
+def side(accuracy: float, mse: float, status: str = "valid") -> dict[str, Any]:
+    from benchmarks.harness import pack
+
+    interval = {"mean": mse, "low": 0.9 * mse, "high": 1.1 * mse}
+    return {
+        "accuracy": {"mean": accuracy},
+        **dict.fromkeys(("mse", "psnr", "ssim"), interval),
+        "attack": {"name": "decoder"},
+        "converged": True,
+        "edge_parameters": 1,
+        "edge_multiply_adds": 1,
+        "payload_bytes": 1,
+        "status": status,
+        "correct": pack((np.arange(PICTURES) < round(accuracy * PICTURES)).astype(float), 1),
+        "error": pack(mse * np.linspace(0.5, 1.5, PICTURES)),
+    }
+
+
+def row(name: str, factor: float, status: str = "valid") -> dict[str, Any]:
+    """CEM loses two points and errs `factor` times as much at equal accuracy."""
+    preset, _, noise = name.partition("@")
+    accuracy, mse = 0.9 - float(noise), 0.01 * 10 ** float(noise)
+    moved = 0.01 * 10 ** (float(noise) + 0.02) * factor
+    sides = {"without": side(accuracy, mse), "with": side(accuracy - 0.02, moved, status)}
+    return {"row": name, "preset": preset, "noise_std": float(noise), "recipe": "quick", "seed": 0, **sides}
+
+
+def test_no_two_rows_are_the_same_experiment() -> None:
+    from benchmarks.defenses_cifar10 import BOTH, defense_of, row_names
+
+    built = [defense_of(name, kind, "quick") for name in row_names() for kind in BOTH]
+    seen = {repr((item.mechanisms, item.penalties, item.plan, item.surgery)) for item in built}
+    assert len(seen) == len(built)
+
+
+def test_with_and_without_differ_in_the_penalty_alone() -> None:
+    from benchmarks.defenses_cifar10 import defense_of, row_names
+
+    for name in row_names():
+        without, penalised = (defense_of(name, kind, "quick") for kind in ("without", "with"))
+        assert without.mechanisms == penalised.mechanisms
+        assert without.penalties == penalised.penalties[:-1]
+        assert penalised.penalties[-1].name == "conditional_entropy"
+
+
+def test_gains_are_those_of_valid_rows_at_equal_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import defenses_cifar10, harness
+
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    rows = [
+        *(row(f"bottleneck@{noise}", 1.5) for noise in (0.05, 0.2)),
+        *(row(f"hsic@{noise}", 9.0, "invalid") for noise in (0.025, 0.3)),
+        *(row(f"vib@{noise}", 0.5) for noise in (0.05, 0.4)),
+    ]
+    defenses_cifar10.table(rows, "quick")
+    summary = json.loads((tmp_path / "defenses_cifar10.json").read_text())["summary"]
+    assert summary["gain_pct"]["bottleneck"] == pytest.approx(50.0, abs=1.0)
+    assert summary["mean_gain_pct"] == pytest.approx((50.0 - 50.0) / 2, abs=1.0)
+    assert (summary["presets_gained"], summary["presets_harmed"]) == (["bottleneck"], ["vib"])
+    assert summary["invalid_rows"] == ["hsic@0.025", "hsic@0.3"]
+    assert summary["presets"] == 2
+
+
+def test_a_row_of_other_settings_is_not_taken_for_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import defenses_cifar10
+
+    monkeypatch.setattr(defenses_cifar10, "FOLDER", tmp_path)
+    file = tmp_path / "bottleneck@0.1@quick.json"
+    file.write_text(json.dumps(defenses_cifar10.settings_of("bottleneck@0.1", "quick", 0)))
+    assert defenses_cifar10.run_row("bottleneck@0.1", "nowhere", "quick", 0, tmp_path) == file
+    with pytest.raises(SpecError, match="got other seed: remove it"):
+        defenses_cifar10.run_row("bottleneck@0.1", "nowhere", "quick", 7, tmp_path)
