@@ -27,7 +27,7 @@ class ThreatModel:
     Args:
         grants: ``weights`` of the head, its ``architecture``, the right to ``query`` it, ``pairs`` (x, r) of
             auxiliary pictures, the ``tail`` that the cloud holds, ``labels`` of the auxiliary pictures.
-        knows_mechanism: the attacker knows how the release is made (Kerckhoffs's principle).
+        knows_mechanism: always: the attacker knows how the release is made (Kerckhoffs's principle).
         auxiliary: where the attacker's own pictures come from.
         observations: releases of one picture that the attacker sees.
         duplicates: whether these are releases of the very same bytes, or of near duplicates: the next frame of a
@@ -58,6 +58,11 @@ class ThreatModel:
             raise UnknownNameError("kind of duplicates", str(self.duplicates), get_args(Duplicates))
         if self.shift is not None and self.auxiliary != "shifted":
             raise SpecError(f"expected a shift for auxiliary pictures that are 'shifted' only, got '{self.auxiliary}'")
+        if not self.knows_mechanism:
+            raise SpecError(
+                "expected an attacker who knows the mechanism, got knows_mechanism = false: what has to be kept secret "
+                "is a key, not how a release is made; grant less instead"
+            )
         if self.observations < 1:
             raise SpecError(f"expected observations >= 1, got {self.observations}")
         if self.query_budget is not None and self.query_budget < 0:

@@ -79,7 +79,10 @@ class Committee(Attack):
 
     def _fit(self, view: View, rng: Rng) -> CommitteeInverter:
         held = attacker_view(view)
-        members = [held.borrow(decoder, rng.child("member", number)) for number, decoder in enumerate(self._decoders())]
+        decoders, members = self._decoders(), list[Inverter]()
+        for number, decoder in enumerate(decoders):
+            with held.within(len(decoders) - number):  # under a budget, each has its part of what is left
+                members.append(held.borrow(decoder, rng.child("member", number)))
         inverter = CommitteeInverter(members)
         inverter.facts = {
             "members": [member.facts.get("best_val_mse") for member in members],

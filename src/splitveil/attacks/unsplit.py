@@ -121,7 +121,8 @@ class UnSplitInverter(Inverter):
         last = max(1, attack.rounds // 5)
         self.facts["misfit"] = values[-1]
         if attack.rounds > last:
-            self.facts["converged"] = values[-1] > values[-1 - last] * (1 - _CONVERGED)
+            stands = values[-1] > values[-1 - last] * (1 - _CONVERGED)
+            self.facts["converged"] = stands and self.facts.get("converged", True)  # of all chunks of releases
         return w.detach().sigmoid()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -207,6 +208,21 @@ class AttackerView:
     def queries_left(self) -> int | None:
         """Queries that the budget still holds, or None without a budget."""
         return None if self.threat.query_budget is None else self.threat.query_budget - self.queries
+
+    @contextmanager
+    def within(self, parts: int) -> Iterator[None]:
+        """Where there is a budget, only a part of what is left of it may be spent inside.
+
+        Args:
+            parts: that the rest of the budget is divided into, >= 1.
+        """
+        threat, left = self.threat, self.queries_left
+        if left is not None:
+            self.threat = replace(threat, query_budget=self.queries + left // parts)
+        try:
+            yield
+        finally:
+            self.threat = threat
 
     def affordable(self, fewest: int, most: int | None = None) -> int:
         """How many auxiliary pictures the queries that are left pay for, once each.

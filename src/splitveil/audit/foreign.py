@@ -12,15 +12,15 @@ from torch import Tensor
 from splitveil.attacks.loading import load_subject
 from splitveil.attacks.pairs import PairsSubject
 from splitveil.audit.record import FILE, AuditRecord
-from splitveil.audit.run import Observe, audit_target
+from splitveil.audit.run import Observe, audit_target, seat_judges
 from splitveil.audit.suites import Entry, Suite, load_suite
-from splitveil.contracts import Subject
+from splitveil.contracts import NoiseSource, Subject
 from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
 from splitveil.data.sources import guess_source
 from splitveil.data.splits import Splits
 from splitveil.data.tables import join_tables
-from splitveil.errors import OutputError, UsageError
+from splitveil.errors import OutputError, ThreatModelError, UsageError
 from splitveil.experiments.auxiliary import auxiliary_pictures
 from splitveil.experiments.recipes import Recipe
 from splitveil.experiments.target import Target
@@ -51,6 +51,7 @@ def audit_encoder(
     seed: int = 0,
     observe: Observe = lambda _: Observer(),
     after: Callable[[Target], None] = lambda _: None,
+    lpips_weights: Path | None = None,
 ) -> AuditRecord:
     """Audit an encoder that is not ours, and write ``audit.json`` and the pictures into a folder.
 
@@ -69,19 +70,33 @@ def audit_encoder(
         seed: of attacks and splits.
         observe: watches.
         after: is handed what was attacked, once the audit is written: to replay its releases, for one.
+        lpips_weights: a file of weights to measure LPIPS with.
 
     Raises:
         UsageError: pictures are missing, or come with the pairs already.
         OutputError: `out` holds something else.
     """
     _check_folder(out)
-    subject, test, auxiliary = _opened(text, data, limit, seed)
+    if text.endswith(".safetensors") and threat is not None and threat.auxiliary in ("shifted", "train"):
+        raise UsageError(
+            f"expected auxiliary 'same' or 'none' with stored pairs, got '{threat.auxiliary}': they bring the "
+            "attacker's pictures with them; store pairs of those that it should have"
+        )
+    if text.endswith(".safetensors") and threat is not None and threat.observations > 1:
+        raise ThreatModelError(
+            f"expected observations = 1 with stored pairs, got {threat.observations}: they hold one release of each "
+            "picture; combine several before they are stored"
+        )
+    opened, test, auxiliary, classes = _opened(text, data, limit, seed)
+    subject = _Counted(opened)
     queried = "query" in subject.offers
     threat = threat or ThreatModel(frozenset(subject.offers), observations=FRESH_RELEASES if queried else 1)
     threat = replace(threat, grants=threat.grants & subject.offers)
     plan = _with_fresh_releases(load_suite(suite, recipe), recipe, threat)
     target = Target(subject, test=test, auxiliary=auxiliary, seed=seed)
+    ceiling = seat_judges(target, auxiliary(ThreatModel(frozenset())), classes, lpips_weights)
     found, kept = audit_target(target, plan, threat, subject=text, adaptive=recipe.attack.name, observe=observe)
+    found = found.model_copy(update={"queries": subject.count, "recognition_ceiling": ceiling})
     out.mkdir(parents=True, exist_ok=True)
     for attack in found.attacks:
         _store(out / attack.samples, kept[attack.key])
@@ -90,10 +105,25 @@ def audit_encoder(
     return found
 
 
+class _Counted:
+    """A subject that counts the releases of it: those that are scored, and those of controls, cost too."""
+
+    def __init__(self, inner: Subject) -> None:
+        self.inner, self.input_shape, self.release_spec = inner, inner.input_shape, inner.release_spec
+        self.offers, self.count = inner.offers, 0
+
+    def release(self, x: Tensor, noise: NoiseSource) -> Tensor:
+        self.count += len(x)
+        return self.inner.release(x, noise)
+
+    def combine(self, r: Tensor) -> Tensor:
+        return self.inner.combine(r)
+
+
 def _opened(
     text: str, data: str | None, limit: int | None, seed: int
-) -> tuple[Subject, Pictures, Callable[[ThreatModel], Pictures | None]]:
-    """The subject, the pictures that it is scored on, and the attacker's."""
+) -> tuple[Subject, Pictures, Callable[[ThreatModel], Pictures | None], int]:
+    """The subject, the pictures that it is scored on, the attacker's, and how many classes they have, 0 if none."""
     if text.endswith(".safetensors"):
         if data is not None or limit is not None:
             raise UsageError(
@@ -102,7 +132,8 @@ def _opened(
         subject = load_subject(text)
         assert isinstance(subject, PairsSubject)
         known, held_out = subject.pictures.split(_TEST_SHARE, Rng(seed).child("pairs"))
-        return subject, held_out, lambda threat: None if threat.auxiliary == "none" else known
+        classes = int(known.labels.max()) + 1 if "labels" in subject.offers else 0
+        return subject, held_out, lambda threat: None if threat.auxiliary == "none" else known, classes
     if data is None:
         raise UsageError(f"expected pictures to attack '{text}' with, got none: pass --data digits, or a folder")
     source, path = guess_source(data)
@@ -110,7 +141,8 @@ def _opened(
     splits = loaded.splits
     pool = _all_but_scored(splits)
     subject = load_subject(text, loaded.source.input_shape)
-    return subject, hold(splits.test), auxiliary_pictures(pool, "cpu", Rng(seed).child("auxiliary"))
+    attackers = auxiliary_pictures(pool, "cpu", Rng(seed).child("auxiliary"))
+    return subject, hold(splits.test), attackers, loaded.source.classes
 
 
 def _all_but_scored(splits: Splits) -> Splits:

@@ -9,9 +9,9 @@ from splitveil.audit.record import Worst
 from splitveil.contracts import Attack
 from splitveil.records import AttackResult, MetricResult
 from splitveil.registry import ATTACKS
-from splitveil.threats import ThreatModel
+from splitveil.threats import Grant, ThreatModel
 
-__all__ = ["cost", "needs_of", "worst_scores"]
+__all__ = ["cost", "needs_of", "needs_of_class", "used_by", "worst_scores"]
 
 _PRICES = {"labels": 1, "pairs": 1, "tail": 2, "architecture": 3, "query": 4, "weights": 5}
 """The order in which attackers come to hold things: anybody finds labels, the weights have to be stolen."""
@@ -41,9 +41,24 @@ def worst_scores(attacks: Sequence[AttackResult]) -> dict[str, Worst]:
     return found
 
 
+def needs_of_class(attack: AttackResult) -> frozenset[Grant]:
+    """What an attack cannot do without."""
+    return cast(Attack, ATTACKS.load(attack.attack.name)).needs
+
+
+def used_by(attack: AttackResult) -> frozenset[Grant]:
+    """What this attacker made use of: what it cannot do without, and what it took because it was granted."""
+    used = set(needs_of_class(attack))
+    if attack.facts.get("moments") in ("noise-free releases", "simulated releases"):
+        used = (used - {"pairs"}) | {"weights"}
+    if attack.facts.get("fresh_noise") or attack.facts.get("moved"):
+        used.add("query")
+    return frozenset(used)
+
+
 def needs_of(attack: AttackResult) -> list[str]:
     """What an attacker must hold, in words: grants, and releases of one picture where it takes several."""
-    grants: list[str] = sorted(cast(Attack, ATTACKS.load(attack.attack.name)).needs)
+    grants: list[str] = sorted(used_by(attack))
     threat = ThreatModel.from_json(attack.threat)
     if threat.observations == 1:
         return grants
@@ -53,7 +68,7 @@ def needs_of(attack: AttackResult) -> list[str]:
 
 def cost(attack: AttackResult) -> tuple[int, int, int]:
     """What an attacker must come to hold, then how many releases it must see, then how many queries it asked."""
-    price = sum(_PRICES[grant] for grant in cast(Attack, ATTACKS.load(attack.attack.name)).needs)
+    price = sum(_PRICES[grant] for grant in used_by(attack))
     return price, ThreatModel.from_json(attack.threat).observations, int(attack.facts.get("queries", 0))
 
 

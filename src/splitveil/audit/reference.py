@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splitveil.attacks.subjects import CallableSubject
+from splitveil.attacks.subjects import ModelSubject
 from splitveil.contracts import FeatureSpec
 from splitveil.data.loader import Pictures, steps
+from splitveil.defenses.mechanisms.identity import Identity
+from splitveil.nets.parts import SplitParts
 from splitveil.nets.plain import PlainEncoder
 from splitveil.rng import Rng
+from splitveil.split_model import SplitModel
 
 __all__ = ["reference_subject"]
 
@@ -21,7 +24,7 @@ _EPOCHS, _BATCH, _RATE = 20, 64, 2e-3
 
 def reference_subject(
     picture: tuple[int, ...], release: FeatureSpec, pictures: Pictures, labels: Tensor | None, rng: Rng
-) -> CallableSubject:
+) -> ModelSubject:
     """Train a plain encoder on the attacker's pictures: to classify where labels are granted, else to reconstruct.
 
     Args:
@@ -32,7 +35,7 @@ def reference_subject(
         rng: of weights and order.
 
     Returns:
-        The encoder as a black box, without noise.
+        The encoder, without noise. Without labels it does not offer its tail, which rebuilds pictures.
     """
     with rng.child("weights").scoped():
         encoder = PlainEncoder(picture, release)
@@ -55,5 +58,8 @@ def reference_subject(
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimiser.step()
-    encoder.eval()
-    return CallableSubject(encoder, picture, release)
+    parts = SplitParts(encoder, reader, tuple(picture), feature=release)
+    subject = ModelSubject(SplitModel(parts, Identity()).eval())
+    if labels is None:
+        subject.offers = subject.offers - {"tail", "labels"}
+    return subject

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +14,9 @@ from torch import Tensor
 from splitveil.attacks.storage import load_inverter
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.audit import controls
+from splitveil.audit.budget import on_half_the_epochs
 from splitveil.audit.judges import RECOGNISED, likeness_judge, recognition_judge
-from splitveil.audit.judging import needs_of, worst_scores
+from splitveil.audit.judging import needs_of, needs_of_class, worst_scores
 from splitveil.audit.record import AuditRecord, ControlResult
 from splitveil.audit.reference import reference_subject
 from splitveil.audit.suites import Entry, Suite, load_suite
@@ -32,16 +33,17 @@ from splitveil.experiments.training import LoadedData, load_data_spec
 from splitveil.noise import SeededNoise
 from splitveil.records import AttackResult, MetricResult, RunRecord
 from splitveil.registry import ATTACKS
-from splitveil.threats import ThreatModel
+from splitveil.threats import Grant, ThreatModel
 from splitveil.training.observer import Observer
 
-__all__ = ["audit_run", "audit_target", "find_undefended"]
+__all__ = ["audit_run", "audit_target", "find_undefended", "seat_judges"]
 
 Observe = Callable[[str], Observer]
 """From the name of a part of the audit to who watches it."""
 
 _BATCH = 512
 _MORE_NOISE = 2.0
+_FEWEST_CLASSES = 2
 
 
 def audit_run(
@@ -88,7 +90,7 @@ def audit_run(
     plan = load_suite(suite, recipe).with_adaptive(adaptive, recipe, known)
     data = data or load_data_spec(record.spec.data, observe("data"))
     target = run_target(record, seed=seed, device=device, trusted=trusted, data=data)
-    ceiling = _seat_judges(target, hold(data.splits.aux, target.test.device), data.source.classes, lpips_weights)
+    ceiling = seat_judges(target, hold(data.splits.aux, target.test.device), data.source.classes, lpips_weights)
 
     def attack(entry: Entry, seen: ThreatModel) -> AttackResult:
         return attack_target(
@@ -96,19 +98,34 @@ def audit_run(
         )
 
     results, skipped = _attack_all(plan, threat, attack)
-    twin = _on_undefended(undefended, results, data, seed, observe, device, trusted)
+    proof = _on_undefended(undefended, results, data, seed, observe, device, trusted)
+    itself = undefended is not None and undefended.path.resolve() == record.path.resolve()
     found = _assemble(
-        target, plan, threat, results, skipped, twin, subject=subject or str(record.path), adaptive=adaptive,
-        observe=observe, noise=_with_more_noise(record, target, results, threat),
+        target, plan, threat, results, skipped, proof, subject=subject or str(record.path), adaptive=adaptive,
+        observe=observe, noise=_with_more_noise(record, target, results), itself=itself,
     )  # fmt: skip
     found = found.model_copy(update={"elapsed_s": time.monotonic() - started, "recognition_ceiling": ceiling})
     found.write(record.path)
     return found
 
 
-def _seat_judges(target: Target, pictures: Pictures, classes: int, lpips_weights: Path | None) -> MetricResult:
-    """Let an independent classifier, and LPIPS where there are weights, look at every reconstruction."""
-    target.judges[RECOGNISED], ceiling = recognition_judge(target, pictures, classes)
+def seat_judges(
+    target: Target, pictures: Pictures | None, classes: int, lpips_weights: Path | None
+) -> MetricResult | None:
+    """Let an independent classifier, and LPIPS where there are weights, look at every reconstruction.
+
+    Args:
+        target: of the attacks.
+        pictures: with labels, to train the classifier on; None where there are none.
+        classes: k.
+        lpips_weights: a file, or None.
+
+    Returns:
+        How many of the originals the classifier recognises; None where there is none.
+    """
+    ceiling = None
+    if pictures is not None and classes >= _FEWEST_CLASSES:
+        target.judges[RECOGNISED], ceiling = recognition_judge(target, pictures, classes)
     if lpips_weights is not None:
         target.judges["lpips"] = likeness_judge(target, lpips_weights)
     return ceiling
@@ -151,7 +168,7 @@ def audit_target(
 
     results, skipped = _attack_all(plan, threat, attack)
     found = _assemble(
-        target, plan, threat, results, skipped, [], subject=subject, adaptive=adaptive, observe=observe, noise=None
+        target, plan, threat, results, skipped, None, subject=subject, adaptive=adaptive, observe=observe, noise=None
     )
     return found.model_copy(update={"elapsed_s": time.monotonic() - started}), kept
 
@@ -175,10 +192,13 @@ def _attack_all(
     results, skipped = list[AttackResult](), dict[str, str]()
     for entry in plan.entries:
         reason = entry.refused(threat)
+        if reason is None:
+            try:
+                results.append(attack(entry, entry.threat(threat)))
+            except ThreatModelError as error:  # such as a budget that does not pay for it
+                reason = str(error)
         if reason is not None:
             skipped[entry.label] = reason
-        else:
-            results.append(attack(entry, entry.threat(threat)))
     if not results:
         reasons = "; ".join(f"{name} {reason}" for name, reason in skipped.items())
         raise ThreatModelError(f"expected a threat model that lets some attack run, got none that does: {reasons}")
@@ -193,16 +213,23 @@ def _on_undefended(
     observe: Observe,
     device: str | None,
     trusted: str | None,
-) -> list[AttackResult]:
+) -> controls.Proof | None:
     """The best attack on the subject, on its undefended twin."""
     if undefended is None:
-        return []
+        return None
     best = _best(results)
     twin = run_target(undefended, seed=seed, device=device, trusted=trusted, data=data)
     threat = ThreatModel.from_json(best.threat)
     scored, watched = best.metrics["mse"].n, observe(f"{best.attack.name} on none")
     pictures = scored if scored < len(twin.test) else None
-    return [attack_target(undefended, twin, best.attack, threat=threat, pictures=pictures, observer=watched)]
+    found = attack_target(undefended, twin, best.attack, threat=threat, pictures=pictures, observer=watched)
+    return controls.Proof(found, _yardsticks(twin, threat, pictures), "the undefended twin")
+
+
+def _yardsticks(target: Target, threat: ThreatModel, pictures: int | None) -> dict[str, dict[str, MetricResult]]:
+    """What the controls score on a subject: the auditor has labels and pairs, whatever the attacker is granted."""
+    held: frozenset[Grant] = threat.grants | (target.subject.offers & {"query", "pairs", "labels"})
+    return target.controls(replace(threat, grants=held, query_budget=None), target.places(pictures))
 
 
 def _best(results: Sequence[AttackResult]) -> AttackResult:
@@ -215,22 +242,27 @@ def _assemble(
     threat: ThreatModel,
     results: Sequence[AttackResult],
     skipped: dict[str, str],
-    twin: Sequence[AttackResult],
+    proof: controls.Proof | None,
     *,
     subject: str,
     adaptive: str,
     observe: Observe,
     noise: tuple[MetricResult, MetricResult] | None,
+    itself: bool = False,
 ) -> AuditRecord:
-    reference = [] if twin else _on_reference(target, plan, adaptive, threat, observe)
-    proving, where = (twin, "the undefended twin") if twin else (reference, "the reference encoder")
+    """The record; `proof` is of the undefended twin, which is the subject `itself` where that hides nothing."""
+    twin = [] if proof is None or itself else [proof.attack]
+    stand_in = _on_reference(target, results, threat, observe) if proof is None else None
+    reference = [] if stand_in is None else [stand_in.attack]
     checks: tuple[ControlResult, ...] = (
-        controls.attack_works(proving, where),
+        controls.attack_works(proof or stand_in),
+        controls.adaptive_tried(adaptive, results, skipped),
         controls.no_worse_than_controls(results),
         controls.undefended_is_worst(results, twin),
         controls.not_above_reference(results, reference),
         controls.less_with_noise(*(noise or (None, None))),
         controls.converged(results),
+        controls.budget_suffices(_best(results), _on_half(target, _best(results), observe)),
     )
     return AuditRecord(
         subject=subject,
@@ -246,34 +278,48 @@ def _assemble(
         worst=worst_scores(results),
         controls=checks,
         status=controls.status_of(checks),
-        queries=sum(int(item.facts["queries"]) for item in results),
+        queries=sum(int(item.facts["queries"]) for item in results) + target.control_queries,
         elapsed_s=0.0,
     )
 
 
 def _on_reference(
-    target: Target, plan: Suite, adaptive: str, threat: ThreatModel, observe: Observe
-) -> list[AttackResult]:
-    """The suite's attack that knows the defense, on a plain encoder of the same payload as a black box."""
+    target: Target, results: Sequence[AttackResult], threat: ThreatModel, observe: Observe
+) -> controls.Proof | None:
+    """The best attack on the subject, under the grants that it had there, on a plain encoder of the same payload."""
     pictures = target.auxiliary(threat)
     if pictures is None:
-        return []
-    seen = ThreatModel(frozenset({"query", "pairs", "labels"}), auxiliary=threat.auxiliary, shift=threat.shift)
-    possible = [entry for entry in plan.entries if entry.observations == 1 and not entry.refused(seen)]
-    if not possible:
-        return []
-    entry = next((entry for entry in possible if entry.attack.name == adaptive), possible[0])
+        return None
+    best = _best(results)
+    seen = replace(ThreatModel.from_json(best.threat), query_budget=None)
     labels = pictures.labels if threat.allows("labels") else None
     plain = reference_subject(
         target.subject.input_shape, target.subject.release_spec, pictures, labels, target.rng.child("reference")
     )
-    stand_in = Target(plain, test=target.test, auxiliary=lambda _: pictures, seed=target.seed)
-    label = f"{entry.label} on a reference encoder"
-    return [fit_and_score(stand_in, entry.attack, threat=seen, observer=observe(label))[0]]
+    if seen.missing(needs_of_class(best)) or seen.grants - plain.offers:
+        seen = replace(seen, grants=seen.grants & plain.offers)
+        if seen.missing(needs_of_class(best)):
+            return None
+    scored = best.metrics["mse"].n
+    few = scored if scored < len(target.test) else None
+    stand_in = Target(plain, test=target.test, auxiliary=lambda _: pictures, seed=target.seed, traffic=target.traffic)
+    label = f"{best.attack.name} on a reference encoder"
+    found = fit_and_score(stand_in, best.attack, threat=seen, pictures=few, observer=observe(label))[0]
+    return controls.Proof(found, _yardsticks(stand_in, seen, few), "the reference encoder")
+
+
+def _on_half(target: Target, best: AttackResult, observe: Observe) -> MetricResult | None:
+    """The error of an attack on half its epochs, on the same pictures."""
+    halved = on_half_the_epochs(best.attack)
+    if halved is None:
+        return None
+    scored, threat = best.metrics["mse"].n, ThreatModel.from_json(best.threat)
+    few, watched = scored if scored < len(target.test) else None, observe(f"{best.attack.name} on half the epochs")
+    return fit_and_score(target, halved, threat=threat, pictures=few, observer=watched)[0].metrics["mse"]
 
 
 def _with_more_noise(
-    record: RunRecord, target: Target, results: Sequence[AttackResult], threat: ThreatModel
+    record: RunRecord, target: Target, results: Sequence[AttackResult]
 ) -> tuple[MetricResult, MetricResult] | None:
     """The error of the best stored attack that saw one release, and its error with twice the noise."""
     model = cast(ModelSubject, target.subject).model

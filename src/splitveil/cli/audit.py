@@ -48,6 +48,9 @@ def audit(
     shift: Annotated[
         str | None, typer.Option(help="With shifted: corruptions, held_out_classes, or another data set.")
     ] = None,
+    query_budget: Annotated[
+        int | None, typer.Option(min=1, help="The most releases that each attack may ask for; no limit by default.")
+    ] = None,
     undefended: Annotated[Path | None, typer.Option(help="The undefended run, where it is not among the runs.")] = None,
     data: Annotated[str | None, typer.Option(help="Pictures for an encoder; see  splitveil train --help.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The most pictures to use for an encoder.")] = None,
@@ -83,18 +86,17 @@ def audit(
     def granted(seen: int) -> ThreatModel:
         plain = ThreatModel.preset(threat or "white_box").to_json()
         wanted = {"observations": observations or seen, "duplicates": duplicates, "auxiliary": auxiliary}
-        return ThreatModel.from_json({**plain, **wanted, "shift": shift})
+        return ThreatModel.from_json({**plain, **wanted, "shift": shift, "query_budget": query_budget})
 
     chosen = _engine(engine, device, address, cpus_per_run, gpus_per_run, retries)
     of_runs: dict[str, Any] = {
         "--people": people, "--undefended": undefended, "--device": device, "--engine": engine, "--model": model,
-        "--lpips-weights": lpips_weights,
     }  # fmt: skip
     of_encoders: dict[str, Any] = {"--data": data, "--limit": limit, "--out": out}
     of_bundles: dict[str, Any] = {"--server": server, "--token-file": token_file, "--ca": ca}
     failed: dict[str, str] = {}
     searched: list[PeopleRecord] = []
-    settings: dict[str, Any] = {"suite": suite, "seed": seed}
+    settings: dict[str, Any] = {"suite": suite, "seed": seed, "lpips_weights": lpips_weights}
     if any(_names_an_encoder(text) for text in subjects):
         _refuse(of_runs, "with runs only, got it with an encoder: drop it")
         if server is None:
@@ -109,7 +111,7 @@ def audit(
         trust(model)
         records = RunRecord.gather([Path(text) for text in subjects])
         beside = [RunRecord.open(undefended)] if undefended is not None else records
-        settings |= {"threat": granted(1), "trusted": model, "lpips_weights": lpips_weights}
+        settings |= {"threat": granted(1), "trusted": model}
         if chosen is None:
             found = _one_by_one(records, beside, recipe, device, settings)
         else:

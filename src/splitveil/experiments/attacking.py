@@ -117,15 +117,21 @@ def attack_target(
     pictures: int | None = None,
     observer: Observer | None = None,
 ) -> AttackResult:
-    """Run an attack against the target of a record and add it there; one that is there already is returned."""
-    key = attack_key(attack, threat, target.seed, pictures)
+    """Run an attack against the target of a record and add it there.
+
+    One that is there already is returned. Where a judge of the target has not seen it, its pictures are drawn again:
+    from the network that it has learned, or by another search.
+    """
+    key, spent = attack_key(attack, threat, target.seed, pictures), 0.0
     for earlier in record.attacks:
         if earlier.key == key:
-            fitted = record.path / "attackers" / f"{key}.safetensors"
+            spent, fitted = earlier.elapsed_s, record.path / "attackers" / f"{key}.safetensors"
             if fitted.is_file():
                 target.stored(_configured(attack), threat, fitted)
-            return earlier
+            if target.judges.keys() <= earlier.beyond_pixels.keys():
+                return earlier
     result, inverter, samples = fit_and_score(target, attack, threat=threat, pictures=pictures, observer=observer)
+    result = result.model_copy(update={"elapsed_s": spent + result.elapsed_s})
     _write(record, result, attack, inverter, samples)
     return result
 

@@ -70,6 +70,8 @@ class Target:
 
     Attributes:
         judges: scores beyond pixels, by name.
+        traffic: see above.
+        control_queries: releases that the controls have asked for.
     """
 
     def __init__(
@@ -81,7 +83,8 @@ class Target:
         seed: int,
         traffic: Pictures | None = None,
     ) -> None:
-        self.subject, self.test, self.seed, self._traffic = subject, test, seed, traffic
+        self.subject, self.test, self.seed, self.traffic = subject, test, seed, traffic
+        self.control_queries = 0
         self.rng = Rng(seed).child("attack")
         self.judges: dict[str, Judge] = {}
         self._auxiliary = auxiliary
@@ -105,7 +108,7 @@ class Target:
             threat,
             auxiliary=self.auxiliary(threat),
             rng=self.rng.child("view", *names),
-            observed=None if self._traffic is None else partial(self._overheard, self._traffic, threat),
+            observed=None if self.traffic is None else partial(self._overheard, self.traffic, threat),
             lender=partial(self._lend, threat),
         )
 
@@ -180,7 +183,9 @@ class Target:
 
     def _control(self, name: str, threat: ThreatModel) -> dict[str, Tensor]:
         control, key = cast(Attack, ATTACKS.load(name)()), self.rng.child("control", name)
-        inverter = control.fit(self.view(threat, "control", name), key)
+        view = self.view(threat, "control", name)
+        inverter = control.fit(view, key)
+        self.control_queries += view.queries
         return self.score(inverter, threat, self.places(None))[1]
 
 

@@ -86,9 +86,12 @@ def test_under_a_query_budget_it_pays_for_all_its_members() -> None:
     view = view_of(subject(), budgeted(2 * one))
     PAIR.fit(view, KEY)
     assert view.queries == 2 * one
-    spent = view_of(subject(), budgeted(50))
+    scarce = view_of(subject(), budgeted(50))
+    Committee(members=(FIRST, SECOND)).fit(scarce, KEY)
+    assert scarce.queries <= 50, "each has half of what there is, and neither all of it"
+    assert scarce.threat.query_budget == 50
     with pytest.raises(ThreatModelError, match="budget"):
-        Committee(members=(FIRST, SECOND)).fit(spent, KEY)
+        Committee(members=(FIRST, SECOND)).fit(view_of(subject(), budgeted(14)), KEY)
 
 
 def test_members_that_cannot_be_meant_are_refused() -> None:

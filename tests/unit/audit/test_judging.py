@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from splitveil.audit import controls
+from splitveil.audit.budget import on_half_the_epochs
 from splitveil.audit.judging import cost, needs_of, worst_scores
 from splitveil.audit.record import AuditRecord, ControlResult
 from splitveil.errors import MissingDataError
@@ -76,11 +77,64 @@ def state(found: ControlResult) -> str:
     return found.state
 
 
+def proof(mse: float, preset: str = "white_box", **yardsticks: float) -> controls.Proof:
+    found = attack("decoder", mse)
+    found = found.model_copy(update={"threat": ThreatModel.preset(preset).to_json()})
+    return controls.Proof(found, {name: {"mse": metric(value)} for name, value in yardsticks.items()}, "the twin")
+
+
 def test_an_attack_works_where_it_beats_all_controls() -> None:
-    assert state(controls.attack_works([attack("decoder", 0.01, **ALL)], "the twin")) == "pass"
-    assert state(controls.attack_works([attack("decoder", 0.03, **ALL)], "the twin")) == "fail"
-    assert state(controls.attack_works([attack("decoder", 0.01, ridge=0.03)], "the twin")) == "not applicable"
-    assert state(controls.attack_works([], "the twin")) == "not applicable"
+    assert state(controls.attack_works(proof(0.01, **ALL))) == "pass"
+    assert state(controls.attack_works(proof(0.03, **ALL))) == "fail"
+    assert state(controls.attack_works(proof(0.01, ridge=0.03))) == "not applicable"
+    assert state(controls.attack_works(None)) == "not applicable"
+
+
+def test_an_attack_without_pairs_need_not_beat_ridge_regression() -> None:
+    behind_ridge = {**ALL, "ridge": 0.01}
+    assert state(controls.attack_works(proof(0.02, "pairs_only", **behind_ridge))) == "fail"
+    assert state(controls.attack_works(proof(0.02, "query_free", **behind_ridge))) == "pass"
+    assert state(controls.attack_works(proof(0.09, "query_free", **behind_ridge))) == "fail"
+
+
+def test_the_attack_that_knows_the_defense_must_have_run() -> None:
+    ran = [attack("decoder", 0.02)]
+    assert state(controls.adaptive_tried("decoder", ran, {})) == "pass"
+    refused = controls.adaptive_tried("support", ran, {"support": "needs pairs"})
+    assert (refused.state, refused.detail) == ("not applicable", "support needs pairs")
+    assert state(controls.adaptive_tried("support", ran, {})) == "not applicable"
+
+
+def test_an_attack_that_half_the_epochs_would_leave_far_behind_was_not_trained_for_long_enough() -> None:
+    found = controls.budget_suffices(attack("decoder", 0.0100), metric(0.0106))
+    assert (found.state, "0.25 dB" in found.detail) == ("pass", True)
+    assert state(controls.budget_suffices(attack("decoder", 0.0100), metric(0.0111))) == "fail"
+    assert state(controls.budget_suffices(attack("decoder", 0.0100), metric(0.0090))) == "pass"
+    assert state(controls.budget_suffices(attack("optimise", 0.0100), None)) == "not applicable"
+
+
+def test_half_the_epochs_of_every_kind_of_training() -> None:
+    assert on_half_the_epochs(PlugInSpec(name="decoder")) == PlugInSpec(name="decoder", params={"epochs": 25})
+    shadow = PlugInSpec(name="shadow", params={"epochs": 8, "channels": 16})
+    assert on_half_the_epochs(shadow) == PlugInSpec(name="shadow", params={"epochs": 4, "channels": 16})
+    pair = PlugInSpec(name="committee", params={"members": [{"epochs": 6}, {"channels": 8}]})
+    halved = on_half_the_epochs(pair)
+    assert halved is not None
+    assert halved.params == {"members": [{"epochs": 3}, {"channels": 8, "epochs": 25}]}
+    for name, params in (("linear", {}), ("optimise", {}), ("decoder", {"epochs": 1})):
+        assert on_half_the_epochs(PlugInSpec(name=name, params=params)) is None
+
+
+def test_what_an_attacker_took_because_it_was_granted_is_named() -> None:
+    linear = attack("linear", 0.02)
+    assert needs_of(linear) == ["pairs"]
+    knowing = linear.model_copy(update={"facts": {**linear.facts, "moments": "noise-free releases"}})
+    assert needs_of(knowing) == ["weights"]
+    asking = attack("decoder", 0.02)
+    asking = asking.model_copy(update={"facts": {**asking.facts, "fresh_noise": True}})
+    assert needs_of(asking) == ["pairs", "query"]
+    assert cost(linear) < cost(asking)
+    assert cost(linear) < cost(knowing)
 
 
 def test_a_control_that_does_better_on_the_subject_unmasks_a_weak_attack() -> None:
@@ -115,12 +169,15 @@ def test_the_best_attack_must_have_converged() -> None:
 
 
 def test_one_failed_control_makes_it_invalid_and_none_that_proves_makes_it_unproven() -> None:
-    works = controls.attack_works([attack("decoder", 0.01, **ALL)], "the twin")
+    works, tried = (
+        controls.attack_works(proof(0.01, **ALL)),
+        controls.adaptive_tried("decoder", [attack("decoder", 0.02)], {}),
+    )
     late = controls.converged([attack("decoder", 0.02, converged=False)])
-    absent = controls.attack_works([], "the twin")
-    assert controls.status_of([works]) == "valid"
-    assert controls.status_of([works, late]) == "invalid"
-    assert controls.status_of([absent]) == "unproven"
+    absent, untried = controls.attack_works(None), controls.adaptive_tried("decoder", [], {})
+    assert controls.status_of([works, tried]) == "valid"
+    assert controls.status_of([works, tried, late]) == "invalid"
+    assert controls.status_of([absent, tried]) == controls.status_of([works, untried]) == "unproven"
 
 
 def test_no_audit_is_one_error(tmp_path: Any) -> None:

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
 
-from attack_fixtures import PICTURE, auxiliary, smooth, subject, table
+from attack_fixtures import PICTURE, auxiliary, invertible_head, smooth, subject, table
 from splitveil import registry
 from splitveil.attacks.controls import ridge_weights
 from splitveil.attacks.inverters import LinearInverter
@@ -21,6 +22,8 @@ from splitveil.audit.record import AuditRecord
 from splitveil.audit.run import audit_target
 from splitveil.audit.suites import Entry, Suite
 from splitveil.contracts import Attack, Inverter, Subject, View
+from splitveil.data.loader import Pictures
+from splitveil.data.tables import ImageTable
 from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.errors import ThreatModelError
 from splitveil.experiments.target import Target
@@ -57,7 +60,7 @@ def honest() -> AuditRecord:
 
 def test_an_honest_audit_fails_nothing_but_the_want_of_strength(honest: AuditRecord) -> None:
     """Seconds of training do not beat ridge on pictures that are linear in nine numbers; the digits show the rest."""
-    assert failed(honest) <= {"converged", "attack_works"}
+    assert failed(honest) <= {"converged", "attack_works", "budget_suffices"}
     states = {control.name: control.state for control in honest.controls}
     assert states["no_worse_than_controls"] == states["not_above_reference"] == "pass"
     assert states["undefended_is_worst"] == states["less_with_noise"] == "not applicable"
@@ -68,6 +71,32 @@ def test_an_honest_audit_fails_nothing_but_the_want_of_strength(honest: AuditRec
 def test_an_attack_without_training_is_caught() -> None:
     found = audited(subject(), decoder(epochs=1, lr=1e-5))
     assert "attack_works" in failed(found)
+    assert found.status == "invalid"
+
+
+class Wave(nn.Module):
+    """Features that ridge regression cannot read well."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return 0.5 + 0.5 * torch.sin(20.0 * z)
+
+
+def digits(first: int, last: int) -> Pictures:
+    found = load_digits()
+    images = torch.from_numpy(found.images[first:last] * 255 / 16).round().to(torch.uint8)[:, None]
+    return Pictures(ImageTable(images, torch.from_numpy(found.target[first:last]).long()))
+
+
+def test_an_attack_on_a_tenth_of_its_budget_is_caught_though_it_beats_all_controls() -> None:
+    """Its error stands still at the end, as the rate falls to zero whatever the budget."""
+    attacked = subject(head=invertible_head(Wave()))
+    target = Target(attacked, test=digits(0, 128), auxiliary=lambda _: digits(128, 640), seed=0)
+    plan = Suite("test", "seconds", (decoder(epochs=10, channels=16),))
+    found, _ = audit_target(target, plan, ThreatModel(attacked.offers), subject="test", adaptive="decoder")
+    [attack] = found.attacks
+    assert attack.beats_controls
+    assert attack.converged
+    assert "budget_suffices" in failed(found)
     assert found.status == "invalid"
 
 
