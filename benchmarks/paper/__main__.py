@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.curves import publish_curves
-from benchmarks.paper.points import points_of, run_point
+from benchmarks.paper.points import points_of, run_point, seal_of
 from benchmarks.paper.publishing import FOLDER, build
 from benchmarks.paper.scales import ROWS, SCALES
+from splitveil.errors import SpecError
 from splitveil.experiments.environment import describe_environment, pick_device
 from splitveil.files import write_text
 
@@ -47,9 +48,12 @@ def main() -> int:
 
 def _run_row(row: str, options: argparse.Namespace, until: float | None) -> bool:
     file = FOLDER / f"{row}@{options.scale}.json"
-    if file.is_file():
-        return True
     scale, done = SCALES[options.scale], list[dict[str, Any]]()
+    seals = [seal_of(point, scale) for point in points_of(row, scale)]
+    if file.is_file():
+        if [point.get("settings") for point in json.loads(file.read_text())["points"]] == seals:
+            return True
+        raise SpecError(f"expected the row of these settings in '{file}', got one of others: remove it")
     for point in points_of(row, scale):
         found = run_point(point, scale, options.data, options.out / options.scale, until)
         if found is None:
@@ -64,10 +68,19 @@ def _run_row(row: str, options: argparse.Namespace, until: float | None) -> bool
             "cut": ROWS[row].cut,
             "paper_weight": ROWS[row].strength * scale.paper_weight,
             "our_weight": scale.our_weight,
+            "recipe": scale.recipe,
+            "training": dict(scale.training),
+            "limit": scale.limit,
+            "settle": scale.settle,
+            "draw": scale.draw,
+            "honest": [attack.model_dump() for attack in scale.honest],
             "decoder": dict(scale.decoder),
         },
         "environment": describe_environment(pick_device(None)),
-        "seconds": sum(point["seconds"] for point in done),
+        "seconds": {
+            step: sum(point["seconds"].get(step, 0.0) for point in done)
+            for step in ("training", "train", "infer", "honest")
+        },
         "points": done,
     }
     FOLDER.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -18,6 +19,7 @@ __all__ = ["Critic", "refine"]
 _PENALTY, _LIKENESS = 10.0, 1500.0
 _CRITIC_STEPS, _CRITIC_LR, _DECODER_LR = 10, 5e-3, 5e-4
 _BETAS = (0.5, 0.999)
+_COSINE = 300  # epochs in which the rates would fall to zero
 
 
 class Critic(nn.Module):
@@ -45,7 +47,7 @@ class Critic(nn.Module):
 
 def refine(
     decoder: Inverter, subject: Subject, pictures: Pictures, *, epochs: int, batch_size: int, rng: Rng
-) -> Inverter:
+) -> tuple[Inverter, float]:
     """Go on training a fitted decoder: ``1500 MSE - critic``, one step for ten of the critic's (WGAN-GP).
 
     Args:
@@ -57,7 +59,8 @@ def refine(
         rng: key of order, noise and weights.
 
     Returns:
-        The same decoder, in evaluation mode.
+        The same decoder, in evaluation mode, and its mean squared error over the last epoch, on the pictures that it
+        learned from.
     """
     decoder.requires_grad_(True).train()
     with rng.child("critic").scoped():
@@ -65,9 +68,13 @@ def refine(
     of_critic = torch.optim.Adam(critic.parameters(), _CRITIC_LR, _BETAS)
     of_decoder = torch.optim.Adam(decoder.parameters(), _DECODER_LR, _BETAS)
     drawn = rng.child("mix").generator()
-    step = 0
+    step, error = 0, float("nan")
     for epoch in range(epochs):
         order, key = pictures.order(rng.child("order", epoch)), rng.child("noise", epoch)
+        missed, share = list[Tensor](), (1 + math.cos(math.pi * epoch / _COSINE)) / 2
+        for optimiser, rate in ((of_critic, _CRITIC_LR), (of_decoder, _DECODER_LR)):
+            for group in optimiser.param_groups:
+                group["lr"] = share * rate
         for start in range(0, len(order) - batch_size + 1, batch_size):
             x, _ = pictures.get(order[start : start + batch_size])
             with torch.no_grad():
@@ -76,6 +83,7 @@ def refine(
             its_turn = step % _CRITIC_STEPS == 0
             with torch.set_grad_enabled(its_turn):
                 fake = decoder.reconstruct(r)
+            missed.append(functional.mse_loss(fake.detach(), x))
             mix = torch.rand(len(x), 1, 1, 1, generator=drawn).to(x.device)
             between = (mix * x + (1 - mix) * fake.detach()).requires_grad_()
             [slope] = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
@@ -87,4 +95,5 @@ def refine(
                 of_decoder.zero_grad()
                 (_LIKENESS * functional.mse_loss(fake, x) - critic(fake).mean()).backward()
                 of_decoder.step()
-    return decoder.requires_grad_(False).eval()
+        error = float(torch.stack(missed).mean())
+    return decoder.requires_grad_(False).eval(), error

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmarks.paper.protocol import attack_honestly, attack_like_the_paper
 from benchmarks.paper.scales import DISTILLED, ROWS, SETTLED, Scale, defense_of
 from splitveil.cli.common import progress_bar
 from splitveil.defenses import Defense, load_defense
+from splitveil.errors import SpecError
 from splitveil.experiments.api import make_spec
 from splitveil.experiments.recipes import load_recipe
 from splitveil.experiments.training import load_data_spec, train_run
@@ -23,7 +25,7 @@ from splitveil.files import write_text
 from splitveil.records import PREDICTIONS, RunRecord
 from splitveil.training.observer import Observer
 
-__all__ = ["Point", "points_of", "run_point"]
+__all__ = ["Point", "points_of", "run_point", "seal_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +83,27 @@ def is_over(until: float | None) -> bool:
 
 def run_point(point: Point, scale: Scale, data: str, out: Path, until: float | None) -> dict[str, Any] | None:
     """Train and attack one point; None where the time was up before its end."""
-    file = out / "points" / f"{point.name}.json"
+    file, seal = out / "points" / f"{point.name}.json", seal_of(point, scale)
     if file.is_file():
         found: dict[str, Any] = json.loads(file.read_text())
-        return found
+        if found.get("settings") == seal:
+            return found
+        raise SpecError(f"expected a point of these settings in '{file}', got one of others: choose another --out")
     record = _train(point, scale, data, out, until)
     if record is None or is_over(until):
         return None
-    begun, evaluation = time.monotonic(), record.evaluation
+    evaluation = record.evaluation
     assert evaluation is not None
     assert evaluation.accuracy is not None
-    loaded = load_data_spec(record.spec.data)
-    paper = attack_like_the_paper(record, loaded, scale)
-    honest = attack_honestly(record, loaded, scale)
+    loaded, steps = load_data_spec(record.spec.data), _Steps(out / "points" / point.name, until)
+    try:
+        paper = attack_like_the_paper(record, loaded, scale, steps)
+        honest = steps("honest", lambda: attack_honestly(record, loaded, scale))
+    except _TimeIsUpError:
+        return None
     errors = load_file(record.path / honest.pop("samples"))["mse"]
     found = {
+        "settings": seal,
         "kind": point.kind,
         "noise_std": point.noise_std,
         "seed": point.seed,
@@ -106,11 +114,36 @@ def run_point(point: Point, scale: Scale, data: str, out: Path, until: float | N
         "honest": honest,
         "correct": pack(load_file(record.path / PREDICTIONS)["accuracy"], 1),
         "error": pack(errors),
-        "seconds": evaluation.elapsed_s + time.monotonic() - begun,
+        "seconds": {"training": evaluation.elapsed_s, **steps.seconds},
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(found, allow_nan=False) + "\n")
     return found
+
+
+class _Steps:
+    """Results of what takes minutes, each in a file of its own, so that a process that is stopped costs one of them."""
+
+    def __init__(self, folder: Path, until: float | None) -> None:
+        self._folder, self._until, self.seconds = folder, until, dict[str, float]()
+
+    def __call__(self, name: str, step: Callable[[], Any]) -> Any:
+        file = self._folder / f"{name}.json"
+        if not file.is_file():
+            if is_over(self._until):
+                raise _TimeIsUpError
+            begun, found = time.monotonic(), step()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps({"found": found, "seconds": time.monotonic() - begun}, allow_nan=False))
+        held = json.loads(file.read_text())
+        self.seconds[name] = held["seconds"]
+        return held["found"]
+
+
+def seal_of(point: Point, scale: Scale) -> str:
+    """A digest of all that decides a point but the code and the pictures."""
+    whole = {"point": asdict(point), "row": asdict(ROWS[point.row]), "scale": asdict(scale)}
+    return sha256(json.dumps(whole, sort_keys=True, default=lambda item: item.model_dump()).encode()).hexdigest()
 
 
 def _train(point: Point, scale: Scale, data: str, out: Path, until: float | None) -> RunRecord | None:
@@ -126,6 +159,7 @@ def _train(point: Point, scale: Scale, data: str, out: Path, until: float | None
             training={**scale.training, **training},
             **more,
         )
+        spec = spec.model_copy(update={"data": spec.data.model_copy(update={"seed": scale.draw})})
         return train_run(spec, out / name, observer=_Timed(progress_bar(name), until))
 
     defense = defense_of(row, point.kind, point.noise_std, scale)

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from splitveil.errors import SpecError
+
 ROOT = Path(__file__).parents[2]
 NOISE = (0.05, 0.15)
 PICTURES = 400
@@ -60,14 +62,17 @@ def test_each_curve_is_of_a_row_that_trains_it_and_stands_in_the_paper() -> None
 def point(kind: str, noise_std: float, accuracy: float, mse: float) -> dict[str, Any]:
     from benchmarks.harness import pack
 
-    spread = np.linspace(0.5, 1.5, PICTURES)
+    spread = np.linspace(0.5, 1.5, PICTURES)[:: -1 if kind == "ours" else 1]
     correct = np.arange(PICTURES) < round(accuracy * PICTURES)
     return {
         "kind": kind,
         "noise_std": noise_std,
         "seed": 0,
         "accuracy": {"mean": accuracy},
-        "paper": {"train": {"mse": mse}, "infer": {"mse": 1.1 * mse}},
+        "paper": {
+            "train": {"mse": mse, "low": 0.9 * mse, "high": 1.1 * mse},
+            "infer": {"mse": 1.1 * mse, "low": mse, "high": 1.2 * mse},
+        },
         "honest": {"attack": "decoder", "mse": {"mean": mse}},
         "correct": pack(correct.astype(float), 1),
         "error": pack(mse * spread),
@@ -96,8 +101,55 @@ def test_the_summary_of_known_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert summary["gain_paper_protocol_pct"] == pytest.approx(25.0, abs=1e-6)
     assert summary["gain_honest_pct"] == pytest.approx(25.0, abs=0.5)
     assert summary["best_over_paper_cem_db"] == pytest.approx(1.0, abs=0.02)
-    assert summary["ours_over_paper_cem_settled_db_reduced"]["noise_arl"][0] == pytest.approx(0.6, abs=0.02)
+    over = summary["reduced"]["ours_over_paper_cem"]["rows"]["noise_arl"]
+    assert over["low"] < over["db"] - 0.05 < over["db"] + 0.05 < over["high"], (
+        "the estimate, not the end of its interval"
+    )
+    assert over["overlapping_share"] > 0.9
+    assert summary["best_over_paper_cem_taught_db"] == pytest.approx(0.6, abs=0.02)
+    part = summary["reduced"]
+    assert part["gain_paper_protocol_limits_pct"] == pytest.approx((100 * (1.125 / 1.1 - 1), 100 * (1.375 / 0.9 - 1)))
+    assert part["accuracy_points_at_equal_noise"] == pytest.approx(0.0)
+    assert part["printed_gain_pct"]["train"] == pytest.approx(100 * (0.0330 / 0.0290 - 1))
+    assert part["printed_accuracy_points"] == pytest.approx(-0.16)
+    assert part["gain_honest_rows"] == "1 of 1 have accuracies in common"
     assert [row["printed_accuracy"] for row in found["rows"] if row["kind"] == "paper"] == pytest.approx([0.8762] * 2)
+
+
+def test_a_point_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from benchmarks.paper.points import Point, run_point, seal_of
+    from benchmarks.paper.scales import SCALES
+
+    wanted, scale = Point("bottleneck", "paper", 0.05, 0), SCALES["reduced"]
+    file = tmp_path / "points" / f"{wanted.name}.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"settings": seal_of(wanted, scale), "accuracy": 0.5}))
+    found = run_point(wanted, scale, "nowhere", tmp_path, None)
+    assert found is not None
+    assert found["accuracy"] == 0.5
+    for changed in (replace(scale, our_weight=0.7), replace(scale, draw=2), replace(scale, training={"epochs": 12})):
+        with pytest.raises(SpecError, match="choose another --out"):
+            run_point(wanted, changed, "nowhere", tmp_path, None)
+
+
+def test_steps_that_are_done_are_not_done_again_and_none_begins_when_the_time_is_up(tmp_path: Path) -> None:
+    from benchmarks.paper.points import _Steps, _TimeIsUpError
+
+    calls = list[str]()
+
+    def step(name: str) -> dict[str, int]:
+        calls.append(name)
+        return {name: len(calls)}
+
+    assert _Steps(tmp_path, None)("train", lambda: step("train")) == {"train": 1}
+    late = _Steps(tmp_path, 0.0)
+    assert late("train", lambda: step("train")) == {"train": 1}
+    with pytest.raises(_TimeIsUpError):
+        late("infer", lambda: step("infer"))
+    assert calls == ["train"]
+    assert list(late.seconds) == ["train"]
 
 
 def test_the_curves_of_known_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +209,9 @@ def test_refining_a_decoder_keeps_it_near_the_pictures() -> None:
     x, _ = pictures.get(torch.arange(128))
     r = release_all(subject, pictures, threat, Rng(3))
     before = decoder.reconstruct(r).detach()
-    after = refine(decoder, subject, pictures, epochs=4, batch_size=16, rng=Rng(4)).reconstruct(r)
+    refined, in_training = refine(decoder, subject, pictures, epochs=4, batch_size=16, rng=Rng(4))
+    after = refined.reconstruct(r)
     error = [(guess - x).square().mean().item() for guess in (before, after)]
     assert not torch.equal(before, after)
     assert error[1] < 1.2 * error[0]
+    assert 0.5 * error[1] < in_training < 2 * error[0]
