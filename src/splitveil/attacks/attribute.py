@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splitveil.attacks.inverters import Standardise
 from splitveil.attacks.labelled import LabelledReleases, Schedule, choose
+from splitveil.attacks.standardise import Standardisation, check_standardisation, make_standardise
 from splitveil.attacks.view import attacker_view
 from splitveil.contracts import AttributeAttack, FeatureSpec, Probe, View
 from splitveil.errors import InputError, SpecError, UnknownNameError
@@ -34,11 +34,14 @@ class ReleaseProbe(Probe):
         classes: k.
         kind: ``linear`` or ``network``.
         width: of the network.
+        standardise: ``affine`` or ``whiten``.
     """
 
-    def __init__(self, release: FeatureSpec, *, classes: int, kind: Kind, width: int) -> None:
+    def __init__(
+        self, release: FeatureSpec, *, classes: int, kind: Kind, width: int, standardise: Standardisation = "affine"
+    ) -> None:
         super().__init__()
-        self.standardise = Standardise(release)
+        self.standardise = make_standardise(standardise, release)
         self.net: nn.Module = (
             nn.Sequential(nn.Flatten(), nn.Linear(release.numel, classes))
             if kind == "linear"
@@ -67,6 +70,7 @@ class Attribute(AttributeAttack):
         lr: first learning rate.
         weight_decay: of Adam.
         val_share: share of the auxiliary pictures held out.
+        standardise: ``affine`` per channel, or ``whiten`` the channels' correlations too.
 
     Raises:
         SpecError: a value out of range.
@@ -86,10 +90,12 @@ class Attribute(AttributeAttack):
     lr: float = 1e-3
     weight_decay: float = 1e-4
     val_share: float = 0.1
+    standardise: Standardisation = "affine"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(self.kinds))  # a list, when it comes from JSON
         _ = self._schedule
+        check_standardisation(self.standardise)
         for kind in self.kinds:
             if kind not in get_args(Kind):
                 raise UnknownNameError("kind of probe", str(kind), get_args(Kind))
@@ -133,7 +139,9 @@ class Attribute(AttributeAttack):
         probes: dict[str, ReleaseProbe] = {}
         for kind in self.kinds:
             with rng.child("weights", kind).scoped():
-                probes[kind] = ReleaseProbe(release, classes=classes, kind=kind, width=self.width).to(device)
+                probes[kind] = ReleaseProbe(
+                    release, classes=classes, kind=kind, width=self.width, standardise=self.standardise
+                ).to(device)
         return probes
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splitveil.attacks.inverters import Standardise
 from splitveil.attacks.labelled import LabelledReleases, Schedule, choose
+from splitveil.attacks.standardise import Standardisation, check_standardisation, make_standardise
 from splitveil.attacks.view import AttackerView, attacker_view
 from splitveil.contracts import FeatureSpec, Identifier, IdentityAttack, View
 from splitveil.errors import InputError, SpecError
@@ -32,11 +32,14 @@ class EmbeddingIdentifier(Identifier):
         release: spec of r.
         embedding: values of the embedding.
         width: of the network.
+        standardise: ``affine`` or ``whiten``.
     """
 
-    def __init__(self, release: FeatureSpec, *, embedding: int, width: int) -> None:
+    def __init__(
+        self, release: FeatureSpec, *, embedding: int, width: int, standardise: Standardisation = "affine"
+    ) -> None:
         super().__init__()
-        self.standardise = Standardise(release)
+        self.standardise = make_standardise(standardise, release)
         self.net = EmbeddingNet(release, outputs=embedding, width=width)
         self.facts: dict[str, Any] = {}
 
@@ -69,6 +72,7 @@ class Identify(IdentityAttack):
         scale: s > 0.
         margin: m, in [0, 1).
         val_share: share of the identities held out.
+        standardise: ``affine`` per channel, or ``whiten`` the channels' correlations too.
 
     Raises:
         SpecError: a value out of range.
@@ -89,9 +93,11 @@ class Identify(IdentityAttack):
     scale: float = 16.0
     margin: float = 0.1
     val_share: float = 0.1
+    standardise: Standardisation = "affine"
 
     def __post_init__(self) -> None:
         _ = self._schedule
+        check_standardisation(self.standardise)
         if min(self.embedding, self.width) < 1 or not (0 < self.scale < 1e6 and 0 <= self.margin < 1):
             raise SpecError(f"expected embedding, width >= 1, scale > 0 and 0 <= margin < 1, got {self}")
         if not 0 < self.val_share < 1:
@@ -106,7 +112,9 @@ class Identify(IdentityAttack):
         fit, val, labels, identities = self._split(held, rng)
         releases = LabelledReleases(held, fit, val, labels, self._schedule, rng)
         with rng.child("weights").scoped():
-            identifier = EmbeddingIdentifier(held.release_spec, embedding=self.embedding, width=self.width)
+            identifier = EmbeddingIdentifier(
+                held.release_spec, embedding=self.embedding, width=self.width, standardise=self.standardise
+            )
             training = _CosineSoftmax(identifier, identities, self.embedding, self.scale, self.margin)
         training.to(held.auxiliary.device)
         identifier.standardise.fit([releases.statistics()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -65,6 +66,24 @@ def test_it_finds_strangers_where_distances_alone_do_not() -> None:
     assert found(lazy, attacked, strangers) < 0.3
     assert learned.facts["identities"] == 27
     assert learned.facts["val_identities"] == 3
+
+
+def test_whitened_it_reads_what_a_loud_channel_drowns() -> None:
+    """Two channels that are nearly alike: their difference is the face, and a hundredth of their power."""
+    mixed = CallableSubject(lambda x: torch.cat([x[..., 4:] + 0.3 * x[..., :4], x[..., 4:]], dim=1), PICTURE)
+    view, strangers = view_of(mixed, pictures=people(0, 30)), people(100, 130)
+    assert found(TINY.fit(view, KEY), mixed, strangers) < 0.3
+    assert found(replace(TINY, standardise="whiten").fit(view, KEY), mixed, strangers) > 0.6
+    pairs = people(0, 30)
+    view = view_of(mixed, pictures=Pictures(ImageTable(pairs.images, pairs.labels % 2)))
+    assert PROBE.fit(view, KEY).facts["val_accuracy"] < 0.7
+    assert replace(PROBE, standardise="whiten").fit(view, KEY).facts["val_accuracy"] > 0.8
+
+
+@pytest.mark.parametrize("kind", [Identify, Attribute])
+def test_another_standardisation_is_refused(kind: Any) -> None:
+    with pytest.raises(UnknownNameError, match="'whitened'"):
+        kind(standardise="whitened")
 
 
 def test_it_is_at_chance_where_the_release_says_nothing() -> None:
