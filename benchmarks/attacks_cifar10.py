@@ -250,7 +250,7 @@ def tell(records: dict[str, RunRecord]) -> None:
             "gaussian_linear_excess_max": measured("gaussian_linear", "excess_max"),
             **{
                 key: measured("reid_faces", key)
-                for key in ("reid_undefended", "reid_noise", "reid_cem", "reid_chance", "reid_ceiling")
+                for key in ("reid_undefended", "reid_noise", "reid_cem", "reid_chance", "reid_on_pixels")
             },
         },
         rows,

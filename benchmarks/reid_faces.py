@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.reid_faces --data FOLDER``, a folder of faces with the person as label. The head is trained to
 tell all of these people apart, the hardest case for privacy: what it must keep for its task is what the attacker wants.
-Then a fifth of the people at a time are looked for, by an attacker who learned on the others.
+Then a fifth of the people at a time are looked for, by attackers who learned on the others; the better one counts.
+What the same attackers find by the pixels stands beside: no ceiling, for the head has seen the people, and they have not.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from splitveil.rng import Rng
 from splitveil.specs import AugmentSpec, DataSpec, ModelSpec, PlugInSpec, RunSpec, TrainingSpec
 
 SIDE = 32
+ATTACKERS = (Identify(), Identify(standardise="whiten"))
 DEFENSES = (
     PlugInSpec(name="none"),
     PlugInSpec(name="gaussian", params={"noise_std": 0.1}),
@@ -65,7 +67,12 @@ def main() -> None:
             )
             record = train_run(spec, Path(folder) / defense.name, data=data)
             subject = ModelSubject(load_model(record, data))
-            found = reidentify(subject, Pictures(table), Identify(epochs=40, width=16), rng=Rng(0).child("faces"))
+            tried = {
+                attack.standardise: reidentify(subject, Pictures(table), attack, rng=Rng(0).child("faces"))
+                for attack in ATTACKERS
+            }
+            better = max(tried, key=lambda name: tried[name].summary.mean)
+            found = tried[better]
             evaluation = record.evaluation
             assert evaluation is not None
             rows.append(
@@ -76,7 +83,8 @@ def main() -> None:
                     "low": found.by_identity.low,
                     "high": found.by_identity.high,
                     "chance": found.chance,
-                    "ceiling": found.ceiling_summary.mean,
+                    "on_pixels": max(item.ceiling_summary.mean for item in tried.values()),
+                    "by": better,
                 }
             )
     summary = {
@@ -86,7 +94,7 @@ def main() -> None:
         "task_of_the_head": "to tell all of these people apart",
         **{f"reid_{name}": round(rows[place]["rank1"], 3) for place, name in enumerate(("undefended", "noise", "cem"))},
         "reid_chance": round(rows[0]["chance"], 3),
-        "reid_ceiling": round(rows[0]["ceiling"], 3),
+        "reid_on_pixels": round(rows[0]["on_pixels"], 3),
         "seeds": 1,
     }
     publish("reid_faces", summary, rows)

@@ -108,9 +108,9 @@ def faces(found: Mapping[str, Any]) -> str:
     rows = [(row["defense"], f"{row['rank1']:.3f} [{row['low']:.3f}, {row['high']:.3f}]") for row in found["rows"]]
     return (
         f"{summary['pictures']} faces of {summary['people']} people, head trained {summary['task_of_the_head']}; rank "
-        f"1 among {summary['people_in_a_gallery']}, chance {summary['reid_chance']:.3f}, on the pixels themselves "
-        f"{summary['reid_ceiling']:.3f}. What the task needs, no defense of features hides.\n\n"
-        + table(("defense", "found"), rows)
+        f"1 among {summary['people_in_a_gallery']}, chance {summary['reid_chance']:.3f}; by the pixels, without a head that "
+        f"knows these people, the same attackers find {summary['reid_on_pixels']:.3f}. What "
+        "the task needs, no defense of features hides.\n\n" + table(("defense", "found"), rows)
     )
 
 
