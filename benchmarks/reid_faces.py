@@ -3,7 +3,7 @@
 ``python -m benchmarks.reid_faces --data FOLDER``, a folder of faces with the person as label. The head is trained to
 tell all of these people apart, the hardest case for privacy: what it must keep for its task is what the attacker wants.
 Then a fifth of the people at a time are looked for, by attackers who learned on the others; the better one counts.
-What the same attackers find by the pixels stands beside: no ceiling, for the head has seen the people, and they have not.
+What the same attackers find by the pixels stands beside: no ceiling, for the head has seen the people; they have not.
 """
 
 from __future__ import annotations

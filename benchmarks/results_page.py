@@ -72,6 +72,8 @@ def attacks(found: Mapping[str, Any]) -> str:
             f"{row['psnr_db']:.1f}",
             f"{row['ssim']:.2f}",
             f"{row['pictures']:,}",
+            "yes" if row["beats_mean"] else "**no**",
+            f"{row['elapsed_s'] / 60:.1f}",
         )
         for row in sorted(found["rows"], key=lambda row: (row["defense"], row["mse"]))
     ]
@@ -86,7 +88,17 @@ def attacks(found: Mapping[str, Any]) -> str:
         f"training, under {', '.join(gain['under'])}."
         for gain in reversed(found["summary"]["cem_gain_by_training"].values())
     ]
-    head = ("model", "attack", "MSE", "PSNR, dB", "SSIM", "pictures")
+    several = found["summary"]["cem_gain_16_releases"]
+    if several is not None:
+        said.append(
+            f"To attackers who see sixteen releases of each picture, or of near duplicates, it gains "
+            f"{several['db']:.2f} dB ({several['low']:.2f} to {several['high']:.2f})."
+        )
+    head = ("model", "attack", "MSE", "PSNR, dB", "SSIM", "pictures", "beats the mean picture", "minutes")
+    said.append(
+        "Attacks that do not beat the mean picture say nothing of the model. Minutes are of one thread beside another "
+        "job, with what an attack borrows from another left out."
+    )
     return " ".join(["One seed, white box.", *said]) + "\n\n" + table(head, rows)
 
 
@@ -108,8 +120,8 @@ def faces(found: Mapping[str, Any]) -> str:
     rows = [(row["defense"], f"{row['rank1']:.3f} [{row['low']:.3f}, {row['high']:.3f}]") for row in found["rows"]]
     return (
         f"{summary['pictures']} faces of {summary['people']} people, head trained {summary['task_of_the_head']}; rank "
-        f"1 among {summary['people_in_a_gallery']}, chance {summary['reid_chance']:.3f}; by the pixels, without a head that "
-        f"knows these people, the same attackers find {summary['reid_on_pixels']:.3f}. What "
+        f"1 among {summary['people_in_a_gallery']}, chance {summary['reid_chance']:.3f}; by the pixels, without a head "
+        f"that knows these people, the same attackers find {summary['reid_on_pixels']:.3f}. What "
         "the task needs, no defense of features hides.\n\n" + table(("defense", "found"), rows)
     )
 
