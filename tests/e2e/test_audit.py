@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -180,6 +181,9 @@ def test_stored_pairs_are_audited_without_a_query(run: Run, pairs: Path, tmp_pat
     assert found["pictures"] == 40
     assert "ridge on 4 releases" in found["skipped"]
     assert found["recognition_ceiling"] is None  # nobody said what they show
+    [proof] = [item["detail"] for item in found["controls"] if item["name"] == "attack_works"]
+    error = float(re.findall(r"errs by ([0-9.]+)", proof)[0])
+    assert error < 0.05, f"it learned from releases of another encoder than the one it is scored on: {proof}"
 
 
 @pytest.mark.parametrize(

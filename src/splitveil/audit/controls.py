@@ -47,7 +47,7 @@ _NAMES = {"mean_image": "the mean picture", "class_mean": "the class means", "ri
 def attack_works(proof: Proof | None) -> ControlResult:
     """The best attack, where nothing is hidden, beats the mean picture and class means; one with pairs beats ridge too.
 
-    These yardsticks are the auditor's, who has labels and pairs where the attacker may not.
+    These yardsticks are the auditor's, who has pairs where the attacker may not, and labels where anybody has.
 
     Args:
         proof: the attack there; None where there is no such subject, or the attack cannot meet it.
@@ -56,12 +56,12 @@ def attack_works(proof: Proof | None) -> ControlResult:
     if proof is None:
         return _result(name, title, None, "no undefended model and no reference encoder could be attacked so")
     pairs = ThreatModel.from_json(proof.attack.threat).allows("pairs")
-    required = [control for control in CONTROLS if control != "ridge" or pairs]
-    missing = [_NAMES[control] for control in required if control not in proof.yardsticks]
+    held = [control for control in CONTROLS if control in proof.yardsticks and (control != "ridge" or pairs)]
+    missing = [_NAMES[key] for key in ("mean_image", *(["ridge"] if pairs else [])) if key not in held]
     if missing:
         return _result(name, title, None, f"{', '.join(missing)} cannot stand beside the attack")
     error = proof.attack.metrics["mse"].mean
-    lost = [_NAMES[key] for key in required if proof.yardsticks[key]["mse"].mean <= error]
+    lost = [_NAMES[key] for key in held if proof.yardsticks[key]["mse"].mean <= error]
     detail = f"on {proof.where} {proof.attack.attack.name} errs by {error:.4f}"
     return _result(name, title, not lost, f"{detail}; {', '.join(lost)} does as well" if lost else detail)
 

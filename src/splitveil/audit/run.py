@@ -23,6 +23,8 @@ from splitveil.audit.suites import Entry, Suite, load_suite
 from splitveil.contracts import NoiseSource, NoiseSpec
 from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
+from splitveil.data.paired import PairedPictures
+from splitveil.data.tables import ImageTable
 from splitveil.defenses import load_defense
 from splitveil.errors import SpecError, ThreatModelError
 from splitveil.experiments.attacking import attack_target, fit_and_score, run_target
@@ -290,6 +292,8 @@ def _on_reference(
     pictures = target.auxiliary(threat)
     if pictures is None:
         return None
+    if isinstance(pictures, PairedPictures):  # their releases are the subject's
+        pictures = Pictures(ImageTable(pictures.images, pictures.labels), pictures.device)
     best = _best(results)
     seen = replace(ThreatModel.from_json(best.threat), query_budget=None)
     labels = pictures.labels if threat.allows("labels") else None

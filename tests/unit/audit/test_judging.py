@@ -90,6 +90,12 @@ def test_an_attack_works_where_it_beats_all_controls() -> None:
     assert state(controls.attack_works(None)) == "not applicable"
 
 
+def test_where_nobody_has_labels_no_class_mean_is_asked_for() -> None:
+    unlabelled = {name: value for name, value in ALL.items() if name != "class_mean"}
+    assert state(controls.attack_works(proof(0.01, **unlabelled))) == "pass"
+    assert state(controls.attack_works(proof(0.03, **unlabelled))) == "fail"
+
+
 def test_an_attack_without_pairs_need_not_beat_ridge_regression() -> None:
     behind_ridge = {**ALL, "ridge": 0.01}
     assert state(controls.attack_works(proof(0.02, "pairs_only", **behind_ridge))) == "fail"
