@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -94,6 +95,11 @@ class SplitModel(nn.Module):
     def simulate(self, x: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
         """The release as a differentiable function of x, in the current mode: what a white-box attacker computes."""
         return self._door(self.head(x), noises)
+
+    def simulate_all(self, x: Tensor, draws: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+        """`simulate` under several draws of the noise; the head computes its features once."""
+        z = self.head(x)
+        return [self._door(z, noises) for noises in draws]
 
     def release(self, x: Tensor, *, noise: NoiseSource) -> Tensor:
         """The only tensor that a cloud or an attacker may receive.

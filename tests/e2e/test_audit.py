@@ -12,13 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 from command_fixtures import Run
+from torch import nn
 
 from splitveil import cli, registry
 from splitveil.attacks.pairs import save_pairs
 from splitveil.audit.suites import Entry, Suite
 from splitveil.data.digits import load_digits
+from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.experiments.recipes import Recipe
+from splitveil.nets.parts import SplitParts
 from splitveil.specs import PlugInSpec
+from splitveil.split_model import SplitModel
 
 QUICK = ["--limit", "300", "--set", "epochs=1", "--model-param", "width=0.5"]
 
@@ -171,6 +175,32 @@ def test_an_encoder_that_sends_the_picture_is_invalid(run: Run, tmp_path: Path) 
     assert json.loads((out / "audit.json").read_text()) == found
     assert all((out / attack["samples"]).is_file() for attack in found["attacks"])
     assert run("audit", *words)[0] == 0  # the same folder, again
+
+
+def leaky_split_model() -> SplitModel:
+    """A factory that gives the weights away, as some do."""
+    parts = SplitParts(nn.AvgPool2d(2), nn.Sequential(nn.Flatten(), nn.Linear(16, 10)), (1, 8, 8))
+    return SplitModel(parts, Gaussian(0.1))
+
+
+def test_a_split_model_of_a_stranger_is_attacked_with_its_weights(run: Run, tmp_path: Path) -> None:
+    words = ["--data", "digits", "--limit", "300", "--suite", "knowing", "--out", tmp_path / "out", "--json"]
+    registry.SUITES.add("knowing", f"{__name__}:knowing", "for tests")
+    try:
+        code, said, err = run("audit", "test_audit:leaky_split_model", *words)
+    finally:
+        del registry.SUITES._entries["knowing"]
+    assert code == 0, err
+    [found] = json.loads(said)
+    assert "weights" in found["threat"]["grants"]
+    [linear] = [item for item in found["attacks"] if item["attack"]["name"] == "linear"]
+    assert linear["facts"]["moments"] == "noise-free releases"
+    assert found["needs"][linear["key"]] == ["weights"]
+    assert found["queries"] > 0
+
+
+def knowing(recipe: Recipe) -> Suite:
+    return Suite("knowing", "a second", (Entry(PlugInSpec(name="linear")),))
 
 
 def test_stored_pairs_are_audited_without_a_query(run: Run, pairs: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from splitveil.rng import Rng
 __all__ = ["KnownChannel", "noise_free", "seen", "silent_noises"]
 
 _PICTURES, _DRAWS = 64, 32
-_EXPECTED = 16  # draws whose mean stands for the expected release
+_EXPECTED = 8  # draws whose mean stands for the expected release
 _CHANCE = 2.0  # times the squared error that the mean of so many draws has by chance
 _MEDIAN = {"standard_normal": 0.0, "uniform": 0.5}
 
@@ -40,12 +40,12 @@ class KnownChannel:
     Args:
         view: of an attacker who holds the weights.
         variance: of the noise in what the attacker sees, ``()`` or ``(*r)``.
-        keys: of the draws; none where f is the noise-free release.
+        draws: of the noise, a row each, for all releases of a picture in turn; none where f is the noise-free release.
     """
 
     view: AttackerView
     variance: Tensor
-    keys: tuple[Rng, ...] = ()
+    draws: tuple[tuple[Tensor, ...], ...] = ()
 
     @classmethod
     def of(cls, view: AttackerView, rng: Rng) -> KnownChannel:
@@ -70,18 +70,24 @@ class KnownChannel:
         missed = (draws.mean(0) - noise_free(view, x)).square()
         if float(missed.mean()) <= _CHANCE * float(variance.mean()) / _DRAWS:
             return cls(view, variance.mean(0))
-        return cls(view, variance.mean(0), tuple(rng.child("expected", number) for number in range(_EXPECTED)))
+        rows = range(_EXPECTED * view.threat.observations)
+        return cls(view, variance.mean(0), tuple(view.draw(rng.child("expected", number)) for number in rows))
 
     @property
     def is_additive(self) -> bool:
         """Whether the expected release is the noise-free one."""
-        return not self.keys
+        return not self.draws
 
     def __call__(self, x: Tensor) -> Tensor:
         """The expected release of pictures ``(n, c, h, w)``, with gradient."""
         if self.is_additive:
             return self.view.simulate(x, silent_noises(self.view.noise_specs, len(x), x.device))
-        return torch.stack([seen(self.view, x, key) for key in self.keys]).mean(0)
+        releases = torch.stack(self.view.simulate_all(x, self.draws), dim=1)
+        count = self.view.threat.observations
+        if count > 1:
+            parts = torch.split(releases, count, dim=1)
+            releases = torch.stack([self.view.combine(part) for part in parts], dim=1)
+        return releases.mean(1)
 
 
 def noise_free(view: AttackerView, x: Tensor) -> Tensor:

@@ -87,5 +87,6 @@ class Committee(Attack):
         inverter.facts = {
             "members": [member.facts.get("best_val_mse") for member in members],
             "converged": all(bool(member.facts.get("converged")) for member in members),
+            **{key: any(bool(member.facts.get(key)) for member in members) for key in ("fresh_noise", "moved")},
         }
         return inverter.eval()

@@ -99,7 +99,9 @@ class Shadow(DecoderAttack):
         fit, val = split(count, count, self.val_share, rng)
         moved = self._moved(release)
         releases = Releases(held.auxiliary, pairs, fit, val, self.batch_size, rng, fresh=True, moved=moved)
-        return self._train(held, releases, rng)
+        inverter = self._train(held, releases, rng)
+        inverter.facts |= {"fresh_noise": False, "moved": False}  # what it learns from is its own, and no query
+        return inverter
 
     def _shadow(
         self, view: AttackerView, rng: Rng, bodies: tuple[int, ...] | None = None
@@ -146,7 +148,8 @@ class Substitute(nn.Module):
         if view.threat.allows("architecture"):
             encoder = view.architecture(rng.child("weights"))
             with torch.no_grad():
-                fits = tuple(encoder(torch.zeros(2, *view.input_shape)).shape[1:]) == view.release_spec.shape
+                blank = torch.zeros(2, *view.input_shape, device=observed.device)
+                fits = tuple(encoder(blank).shape[1:]) == view.release_spec.shape
         else:
             fits = False
         if not fits:  # the mechanism changes the shape, or the architecture is not granted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -255,6 +255,18 @@ class AttackerView:
         model = self._white_box().model
         with evaluating(model):
             return model.simulate(x, noises)
+
+    def simulate_all(self, x: Tensor, draws: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+        """`simulate` under several draws, each of one row that all pictures share; the head computes features once."""
+        model = self._white_box().model
+        rows = [tuple(noise.expand(len(x), *noise.shape[1:]) for noise in noises) for noises in draws]
+        with evaluating(model):
+            return model.simulate_all(x, rows)
+
+    def draw(self, rng: Rng) -> tuple[Tensor, ...]:
+        """One row of the noises that `simulate` takes, of this key."""
+        model = self._white_box().model
+        return model.draw(SeededNoise(rng), 1, self.auxiliary.device)
 
     def simulate_with(self, x: Tensor, rng: Rng) -> Tensor:
         """`simulate` under noise of this key."""

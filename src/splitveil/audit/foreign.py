@@ -87,8 +87,8 @@ def audit_encoder(
             f"expected observations = 1 with stored pairs, got {threat.observations}: they hold one release of each "
             "picture; combine several before they are stored"
         )
-    opened, test, auxiliary, classes = _opened(text, data, limit, seed)
-    subject = _Counted(opened)
+    subject, test, auxiliary, classes = _opened(text, data, limit, seed)
+    counter = _Counter(subject)
     queried = "query" in subject.offers
     threat = threat or ThreatModel(frozenset(subject.offers), observations=FRESH_RELEASES if queried else 1)
     threat = replace(threat, grants=threat.grants & subject.offers)
@@ -96,7 +96,7 @@ def audit_encoder(
     target = Target(subject, test=test, auxiliary=auxiliary, seed=seed)
     ceiling = seat_judges(target, auxiliary(ThreatModel(frozenset())), classes, lpips_weights)
     found, kept = audit_target(target, plan, threat, subject=text, adaptive=recipe.attack.name, observe=observe)
-    found = found.model_copy(update={"queries": subject.count, "recognition_ceiling": ceiling})
+    found = found.model_copy(update={"queries": counter.count, "recognition_ceiling": ceiling})
     out.mkdir(parents=True, exist_ok=True)
     for attack in found.attacks:
         _store(out / attack.samples, kept[attack.key])
@@ -105,19 +105,16 @@ def audit_encoder(
     return found
 
 
-class _Counted:
-    """A subject that counts the releases of it: those that are scored, and those of controls, cost too."""
+class _Counter:
+    """Counts the releases of a subject: those that are scored, and those of controls, cost too."""
 
-    def __init__(self, inner: Subject) -> None:
-        self.inner, self.input_shape, self.release_spec = inner, inner.input_shape, inner.release_spec
-        self.offers, self.count = inner.offers, 0
+    def __init__(self, subject: Subject) -> None:
+        self.count, self._release = 0, subject.release
+        setattr(subject, "release", self._counted)  # noqa: B010 - the subject stays what it is for who asks its class
 
-    def release(self, x: Tensor, noise: NoiseSource) -> Tensor:
+    def _counted(self, x: Tensor, noise: NoiseSource) -> Tensor:
         self.count += len(x)
-        return self.inner.release(x, noise)
-
-    def combine(self, r: Tensor) -> Tensor:
-        return self.inner.combine(r)
+        return self._release(x, noise)
 
 
 def _opened(

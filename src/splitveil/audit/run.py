@@ -32,9 +32,11 @@ from splitveil.experiments.recipes import Recipe
 from splitveil.experiments.scoring import reconstruct, score_pictures
 from splitveil.experiments.target import Target, summarise
 from splitveil.experiments.training import LoadedData, load_data_spec
+from splitveil.files import write_text
 from splitveil.noise import SeededNoise
 from splitveil.records import AttackResult, MetricResult, RunRecord
 from splitveil.registry import ATTACKS
+from splitveil.specs import parse, read_json
 from splitveil.threats import Grant, ThreatModel
 from splitveil.training.observer import Observer
 
@@ -105,6 +107,7 @@ def audit_run(
     found = _assemble(
         target, plan, threat, results, skipped, proof, subject=subject or str(record.path), adaptive=adaptive,
         observe=observe, noise=_with_more_noise(record, target, results), itself=itself,
+        folder=record.path,
     )  # fmt: skip
     found = found.model_copy(update={"elapsed_s": time.monotonic() - started, "recognition_ceiling": ceiling})
     found.write(record.path)
@@ -221,7 +224,7 @@ def _on_undefended(
         return None
     best = _best(results)
     twin = run_target(undefended, seed=seed, device=device, trusted=trusted, data=data)
-    threat = ThreatModel.from_json(best.threat)
+    threat = replace(ThreatModel.from_json(best.threat), query_budget=None)  # the yardsticks have none either
     scored, watched = best.metrics["mse"].n, observe(f"{best.attack.name} on none")
     pictures = scored if scored < len(twin.test) else None
     found = attack_target(undefended, twin, best.attack, threat=threat, pictures=pictures, observer=watched)
@@ -251,6 +254,7 @@ def _assemble(
     observe: Observe,
     noise: tuple[MetricResult, MetricResult] | None,
     itself: bool = False,
+    folder: Path | None = None,
 ) -> AuditRecord:
     """The record; `proof` is of the undefended twin, which is the subject `itself` where that hides nothing."""
     twin = [] if proof is None or itself else [proof.attack]
@@ -264,7 +268,7 @@ def _assemble(
         controls.not_above_reference(results, reference),
         controls.less_with_noise(*(noise or (None, None))),
         controls.converged(results),
-        controls.budget_suffices(_best(results), _on_half(target, _best(results), observe)),
+        controls.budget_suffices(_best(results), _on_half(target, _best(results), observe, folder)),
     )
     return AuditRecord(
         subject=subject,
@@ -312,14 +316,20 @@ def _on_reference(
     return controls.Proof(found, _yardsticks(stand_in, seen, few), "the reference encoder")
 
 
-def _on_half(target: Target, best: AttackResult, observe: Observe) -> MetricResult | None:
-    """The error of an attack on half its epochs, on the same pictures."""
+def _on_half(target: Target, best: AttackResult, observe: Observe, folder: Path | None) -> MetricResult | None:
+    """The error of an attack on half its epochs, on the same pictures; kept in the folder of a run."""
     halved = on_half_the_epochs(best.attack)
     if halved is None:
         return None
+    kept = None if folder is None else folder / "halved" / f"{best.key}.json"
+    if kept is not None and kept.is_file():
+        return parse(MetricResult, read_json(kept), str(kept))
     scored, threat = best.metrics["mse"].n, ThreatModel.from_json(best.threat)
     few, watched = scored if scored < len(target.test) else None, observe(f"{best.attack.name} on half the epochs")
-    return fit_and_score(target, halved, threat=threat, pictures=few, observer=watched)[0].metrics["mse"]
+    found = fit_and_score(target, halved, threat=threat, pictures=few, observer=watched)[0].metrics["mse"]
+    if kept is not None:
+        write_text(kept, found.model_dump_json(indent=2) + "\n")
+    return found
 
 
 def _with_more_noise(

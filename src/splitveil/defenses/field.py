@@ -180,7 +180,7 @@ def noise_arl(
     return _named("noise_arl", ressfl(weight, threshold, noise_std, channels, blocks, pretrain))
 
 
-def shredder(weight: float = 0.05, noise_std: float = 0.1, law: NoiseLaw = "gaussian") -> Defense:
+def shredder(weight: float = 0.1, noise_std: float = 0.1, law: NoiseLaw = "gaussian") -> Defense:
     """Noise that is learned: first the network trains under the noise as it begins, then the noise alone.
 
     Args:

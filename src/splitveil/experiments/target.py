@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from splitveil.attacks.storage import load_inverter
 from splitveil.attacks.view import AttackerView, Progress
 from splitveil.contracts import Attack, Inverter, Subject
 from splitveil.data.loader import Pictures
+from splitveil.errors import ThreatModelError
 from splitveil.experiments.scoring import (
     as_result,
     image_metrics,
@@ -170,7 +172,10 @@ class Target:
         """Scores on these pictures of the controls that the threat model lets stand beside an attack."""
         key = repr(threat)
         if key not in self._controls:
-            self._controls[key] = {name: self._control(name, threat) for name in self._possible(threat)}
+            self._controls[key] = {}
+            for name in self._possible(threat):
+                with suppress(ThreatModelError):  # a budget that does not pay for it
+                    self._controls[key][name] = self._control(name, threat)
         return {
             name: summarise({metric: values[places] for metric, values in scores.items()}, self.rng)
             for name, scores in self._controls[key].items()

@@ -8,7 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from attack_fixtures import KEY, WHITE_BOX, Counting, auxiliary, budgeted, smooth, subject, table, view_of
+from attack_fixtures import (
+    BLACK_BOX,
+    KEY,
+    PAIRS_ONLY,
+    WHITE_BOX,
+    Counting,
+    auxiliary,
+    budgeted,
+    smooth,
+    subject,
+    table,
+    view_of,
+)
 from splitveil.attacks.committee import Committee, CommitteeInverter
 from splitveil.attacks.decoder import Decoder
 from splitveil.attacks.optimise import Optimise
@@ -92,6 +104,11 @@ def test_under_a_query_budget_it_pays_for_all_its_members() -> None:
     assert scarce.threat.query_budget == 50
     with pytest.raises(ThreatModelError, match="budget"):
         Committee(members=(FIRST, SECOND)).fit(view_of(subject(), budgeted(14)), KEY)
+
+
+def test_what_its_members_took_it_took() -> None:
+    assert PAIR.fit(view_of(subject(), BLACK_BOX), KEY).facts["fresh_noise"]
+    assert not PAIR.fit(view_of(subject(), PAIRS_ONLY), KEY).facts["fresh_noise"]
 
 
 def test_members_that_cannot_be_meant_are_refused() -> None:

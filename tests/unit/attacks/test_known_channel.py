@@ -60,12 +60,18 @@ def test_it_expects_the_mean_release_and_its_variance(kind: str, observations: i
     x = view.auxiliary.get(torch.arange(4))
     mean, variance = draws_of(attacked, x)
     if observations == 1:
-        spread = 0.0 if channel.is_additive else float((variance.mean() / len(channel.keys)).sqrt())
+        spread = 0.0 if channel.is_additive else float((variance.mean() / (len(channel.draws) // observations)).sqrt())
         missed = float((channel(x) - mean).detach().square().mean().sqrt())
         assert missed < 1.5 * spread + 4 * float(variance.mean().sqrt()) / 4000**0.5
     if kind not in OTHER or observations == 1:  # several masks show more than one
         expected = float(variance.mean()) / observations
         assert float(channel.variance.mean()) == pytest.approx(expected, rel=0.25)
+
+
+def test_what_it_expects_of_a_picture_does_not_depend_on_its_place_in_the_batch() -> None:
+    channel = KnownChannel.of(view_of(ModelSubject(model(Dropout(0.3)))), KEY)
+    x = auxiliary(8).get(torch.arange(8))[0]
+    torch.testing.assert_close(channel(x)[5:], channel(x[5:]))
 
 
 def test_the_gaussian_stage_alone_is_read_off_exactly() -> None:

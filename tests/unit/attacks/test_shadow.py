@@ -55,6 +55,7 @@ def test_without_a_query_it_beats_the_mean_picture(attacked: ModelSubject) -> No
     view = view_of(attacked)
     inverter = Shadow(**SHORT, shadow_epochs=30).fit(view, KEY)
     assert view.queries == 0
+    assert not inverter.facts["fresh_noise"], "releases of its own substitute are no queries"
     assert mse(inverter, attacked) < 0.8 * mse(MeanImage().fit(view, KEY), attacked)
     history = inverter.facts["shadow"]
     assert history[-1]["task"] < 0.5 * history[0]["task"]

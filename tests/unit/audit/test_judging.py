@@ -122,11 +122,16 @@ def test_an_attack_that_half_the_epochs_would_leave_far_behind_was_not_trained_f
 def test_half_the_epochs_of_every_kind_of_training() -> None:
     assert on_half_the_epochs(PlugInSpec(name="decoder")) == PlugInSpec(name="decoder", params={"epochs": 25})
     shadow = PlugInSpec(name="shadow", params={"epochs": 8, "channels": 16})
-    assert on_half_the_epochs(shadow) == PlugInSpec(name="shadow", params={"epochs": 4, "channels": 16})
+    halved = {"epochs": 4, "channels": 16, "shadow_epochs": 15}
+    assert on_half_the_epochs(shadow) == PlugInSpec(name="shadow", params=halved)
+    hasty = PlugInSpec(name="shadow_bodies", params={"shadow_epochs": 1})
+    assert on_half_the_epochs(hasty) is None
     pair = PlugInSpec(name="committee", params={"members": [{"epochs": 6}, {"channels": 8}]})
-    halved = on_half_the_epochs(pair)
-    assert halved is not None
-    assert halved.params == {"members": [{"epochs": 3}, {"channels": 8, "epochs": 25}]}
+    half = on_half_the_epochs(pair)
+    assert half is not None
+    assert half.params == {"members": [{"epochs": 3}, {"channels": 8, "epochs": 25}]}
+    for members in ([{"epochs": 1}, {"channels": 8}], [{"epochs": 6}, {"epochs": 7}]):
+        assert on_half_the_epochs(PlugInSpec(name="committee", params={"members": members})) is None
     for name, params in (("linear", {}), ("optimise", {}), ("decoder", {"epochs": 1})):
         assert on_half_the_epochs(PlugInSpec(name=name, params=params)) is None
 

@@ -61,7 +61,7 @@ def test_at_the_default_weight_a_stage_of_a_few_epochs_moves_it() -> None:
     """No task holds it here: the growth is that of the term, not of decay towards a deviation of one."""
 
     def grown(weight: float) -> float:
-        noise, steps = LearnedNoise(FeatureSpec.of((8, 8, 8)), noise_std=0.1), 100
+        noise, steps = LearnedNoise(FeatureSpec.of((8, 8, 8)), noise_std=0.1), 300
         optimiser = torch.optim.SGD(noise.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
         for _ in range(steps):
             optimiser.zero_grad()
@@ -73,15 +73,38 @@ def test_at_the_default_weight_a_stage_of_a_few_epochs_moves_it() -> None:
     assert isinstance(default, InStage)
     assert isinstance(default.schedule, Constant)
     with Rng(0).scoped():
-        assert grown(default.schedule.weight) > 3
-        assert grown(0.0) < 1.05
+        assert grown(default.schedule.weight) > 1.5
+        assert grown(0.0) < 1.1
 
 
 def test_its_gradient_is_scaled_and_its_value_is_not() -> None:
     noise = LearnedNoise(FeatureSpec.of((3, 2, 2)), noise_std=0.1)
     torch.testing.assert_close(noise.std, noise.log_std.exp())
     noise.std.sum().backward()
-    torch.testing.assert_close(noise.log_std.grad, 12 * noise.log_std.exp())
+    torch.testing.assert_close(noise.log_std.grad, 12**0.5 * noise.log_std.exp())
+
+
+@pytest.mark.parametrize("side", [4, 16])
+def test_without_clipped_gradients_it_stays_within_reason(side: int) -> None:
+    """As in the recipe `full`: a task that reads every feature, batches of 64, a rate of 0.05."""
+    generator = Rng(4).generator()
+    size = 8 * side**2
+    with Rng(0).scoped():
+        noise = LearnedNoise(FeatureSpec.of((8, side, side)), noise_std=0.1)
+    reader = torch.randn(size, 10, generator=generator) / size**0.5
+    centres = torch.rand(10, size, generator=generator)
+    optimiser = torch.optim.SGD(noise.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    for _ in range(300):
+        y = torch.randint(0, 10, (64,), generator=generator)
+        z = centres[y] + 0.1 * torch.randn(64, size, generator=generator)
+        r = noise(z.reshape(64, 8, side, side), (torch.randn(64, 8, side, side, generator=generator),))
+        loss = nn.functional.cross_entropy(4 * (r.flatten(1) - centres.mean(0)) @ reader, y)
+        optimiser.zero_grad()
+        (loss - 0.1 * noise.std.square().mean().log()).backward()
+        optimiser.step()
+    std = noise.std.detach()
+    assert 0.001 < float(std.min()) < float(std.max()) < 10.0
+    assert float(std.mean()) > 0.1
 
 
 @pytest.mark.parametrize("weight", [0.5, 2.0])

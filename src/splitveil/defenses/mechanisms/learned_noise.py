@@ -28,8 +28,8 @@ class LearnedNoise(Mechanism):
     Shredder learns tensors of noise, fits a distribution to them, and draws from it when it serves. Here the
     distribution itself is learned, through ``n``, so nothing is lost between training and serving. mu and ln s are
     parameters of the mechanism: they belong to what the optimiser moves. A single deviation has little to do with a
-    loss that is the mean of many, so the gradient of each ln s counts as many times as there are of them: the rate of
-    the network's weights suits it then.
+    loss that is the mean of many, so the gradient of each ln s counts sqrt(q) times, q of them there are: as much as
+    the rate of the network's weights bears, under the noise of a batch's gradient too.
 
     Args:
         spec: of z.
@@ -59,7 +59,7 @@ class LearnedNoise(Mechanism):
     def std(self) -> Tensor:
         """s, ``(*z)``, feature units."""
         held = self.log_std.detach()
-        return (held + self.log_std.numel() * (self.log_std - held)).exp()
+        return (held + math.sqrt(self.log_std.numel()) * (self.log_std - held)).exp()
 
     def noise_spec(self, z: FeatureSpec) -> tuple[NoiseSpec, ...]:
         """One tensor of the shape of z, of the law's source."""
