@@ -87,6 +87,6 @@ class Committee(Attack):
         inverter.facts = {
             "members": [member.facts.get("best_val_mse") for member in members],
             "converged": all(bool(member.facts.get("converged")) for member in members),
-            **{key: any(bool(member.facts.get(key)) for member in members) for key in ("fresh_noise", "moved")},
+            "fresh_noise": any(bool(member.facts.get("fresh_noise")) for member in members),
         }
         return inverter.eval()

@@ -100,7 +100,7 @@ class Shadow(DecoderAttack):
         moved = self._moved(release)
         releases = Releases(held.auxiliary, pairs, fit, val, self.batch_size, rng, fresh=True, moved=moved)
         inverter = self._train(held, releases, rng)
-        inverter.facts |= {"fresh_noise": False, "moved": False}  # what it learns from is its own, and no query
+        inverter.facts["fresh_noise"] = False  # what it learns from is its own, and no query
         return inverter
 
     def _shadow(

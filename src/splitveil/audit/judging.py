@@ -51,7 +51,7 @@ def used_by(attack: AttackResult) -> frozenset[Grant]:
     used = set(needs_of_class(attack))
     if attack.facts.get("moments") in ("noise-free releases", "simulated releases"):
         used = (used - {"pairs"}) | {"weights"}
-    if attack.facts.get("fresh_noise") or attack.facts.get("moved"):
+    if attack.facts.get("fresh_noise"):
         used.add("query")
     return frozenset(used)
 
