@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from benchmarks.harness import RESULTS, gain_percent, least_error, pack, plug_in, publish, unpack
+from benchmarks.harness import RESULTS, SMALLER, gain_percent, least_error, pack, plug_in, publish, unpack
 from splitveil.audit.run import audit_run
 from splitveil.cli.common import progress_bar
 from splitveil.defenses import Defense, conditional_entropy, load_defense
@@ -38,7 +38,6 @@ NOISE = {
     **dict.fromkeys(("bottleneck", "noise_arl"), GRID),
     **dict.fromkeys(("noise_nopeek", "shredder", "vib", "ensembler"), NOISY),
 }
-SMALLER = {"quick": {"ressfl": {"channels": 32}, "noise_arl": {"channels": 32}}}  # as the network is, and the attackers
 PAPER = ("bottleneck", "distcorr", "dropout", "patrol", "ressfl", "noise_nopeek", "noise_arl")
 OTHERS = ("shredder", "disco", "sca", "vib", "hsic", "ensembler")
 FOLDER = RESULTS / "defenses_cifar10"
@@ -55,7 +54,8 @@ def row_names() -> Iterator[str]:
 def defense_of(row: str, kind: str, recipe: str) -> Defense:
     """The defense of a row, ``with`` conditional entropy or ``without``."""
     preset, _, noise = row.partition("@")
-    alone = load_defense(preset, {"noise_std": float(noise), **SMALLER.get(recipe, {}).get(preset, {})})
+    smaller = SMALLER.get(preset, {}) if recipe == "quick" else {}
+    alone = load_defense(preset, {"noise_std": float(noise), **smaller})
     return alone if kind == "without" else alone + conditional_entropy(WEIGHT)
 
 

@@ -200,9 +200,9 @@ def defenses(found: Mapping[str, Any]) -> str:
         for row in found["rows"]
     ]
     gains = [
-        f"{name} {100 * (10 ** (found_db / 10) - 1):+.0f} % ({low:+.2f} to {high:+.2f} dB)"
+        f"{name} {percent:+.0f} % ({low:+.2f} to {high:+.2f} dB)"
         for name, (low, high) in summary["gain_db"].items()
-        if (found_db := summary["point_db"].get(name)) is not None
+        if (percent := summary["gain_pct"].get(name)) is not None
     ]
     said = f"`{summary['scale']}` models, {summary['seeds']} seed, the worst attacker of `standard`, intervals of 95 %."
     if gains:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -51,9 +52,9 @@ def curve_points(row: Mapping[str, Any], kind: str) -> list[dict[str, float]]:
         found.append(
             {
                 "noise_std": noise_std,
-                "accuracy": sum(point["accuracy"]["mean"] for point in held) / len(held),
-                "train_mse": sum(point["paper"]["train"]["mse"] for point in held) / len(held),
-                "honest_mse": sum(point["honest"]["mse"]["mean"] for point in held) / len(held),
+                "accuracy": fmean(point["accuracy"]["mean"] for point in held),
+                "train_mse": fmean(point["paper"]["train"]["mse"] for point in held),
+                "honest_mse": fmean(point["honest"]["mse"]["mean"] for point in held),
             }
         )
     return found

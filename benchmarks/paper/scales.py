@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.harness import SMALLER
 from benchmarks.paper.reference import TABLE
 from splitveil.defenses import Defense, conditional_entropy, load_defense
 from splitveil.specs import PlugInSpec
@@ -95,7 +96,6 @@ _STRONG = {"channels": 64, "blocks": 4, "batch_size": 64, "lr": 1e-3, "flip": Tr
 _SECOND = PlugInSpec(
     name="decoder", params=_STRONG | {"architecture": "subpixel", "standardise": "whiten", "epochs": 60}
 )
-_SMALLER = {"ressfl": {"channels": 32}, "noise_arl": {"channels": 32}}  # inner decoders, as networks and attackers are
 SCALES = {
     "full": Scale(
         recipe="full",
@@ -119,7 +119,7 @@ SCALES = {
         adversarial=0,
         settle=1.0,
         honest=(_SECOND, PlugInSpec(name="linear")),
-        presets=_SMALLER,
+        presets=SMALLER,
     ),
 }
 

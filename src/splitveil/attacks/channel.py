@@ -81,7 +81,7 @@ class KnownChannel:
     def __call__(self, x: Tensor) -> Tensor:
         """The expected release of pictures ``(n, c, h, w)``, with gradient."""
         if self.is_additive:
-            return self.view.simulate(x, silent_noises(self.view.noise_specs, len(x), x.device))
+            return _silent(self.view, x)
         releases = torch.stack(self.view.simulate_all(x, self.draws), dim=1)
         count = self.view.threat.observations
         if count > 1:
@@ -93,7 +93,11 @@ class KnownChannel:
 def noise_free(view: AttackerView, x: Tensor) -> Tensor:
     """The noise-free release of pictures ``(n, c, h, w)``, without gradient."""
     with torch.no_grad():
-        return view.simulate(x, silent_noises(view.noise_specs, len(x), x.device))
+        return _silent(view, x)
+
+
+def _silent(view: AttackerView, x: Tensor) -> Tensor:
+    return view.simulate(x, silent_noises(view.noise_specs, len(x), x.device))
 
 
 def _gaussian_std(view: AttackerView, x: Tensor, rng: Rng) -> Tensor | None:

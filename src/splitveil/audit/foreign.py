@@ -126,11 +126,10 @@ def _opened(
             raise UsageError(
                 "expected no --data and no --limit beside stored pairs, got some: they bring their pictures"
             )
-        subject = load_subject(text)
-        assert isinstance(subject, PairsSubject)
-        known, held_out = subject.pictures.split(_TEST_SHARE, Rng(seed).child("pairs"))
-        classes = int(known.labels.max()) + 1 if "labels" in subject.offers else 0
-        return subject, held_out, lambda threat: None if threat.auxiliary == "none" else known, classes
+        stored = PairsSubject(text)
+        known, held_out = stored.pictures.split(_TEST_SHARE, Rng(seed).child("pairs"))
+        classes = int(known.labels.max()) + 1 if "labels" in stored.offers else 0
+        return stored, held_out, lambda threat: None if threat.auxiliary == "none" else known, classes
     if data is None:
         raise UsageError(f"expected pictures to attack '{text}' with, got none: pass --data digits, or a folder")
     source, path = guess_source(data)

@@ -225,8 +225,7 @@ def _on_undefended(
     best = _best(results)
     twin = run_target(undefended, seed=seed, device=device, trusted=trusted, data=data)
     threat = replace(ThreatModel.from_json(best.threat), query_budget=None)  # the yardsticks have none either
-    scored, watched = best.metrics["mse"].n, observe(f"{best.attack.name} on none")
-    pictures = scored if scored < len(twin.test) else None
+    pictures, watched = _scored(best, twin), observe(f"{best.attack.name} on none")
     found = attack_target(undefended, twin, best.attack, threat=threat, pictures=pictures, observer=watched)
     return controls.Proof(found, _yardsticks(twin, threat, pictures), "the undefended twin")
 
@@ -235,6 +234,12 @@ def _yardsticks(target: Target, threat: ThreatModel, pictures: int | None) -> di
     """What the controls score on a subject: the auditor has labels and pairs, whatever the attacker is granted."""
     held: frozenset[Grant] = threat.grants | (target.subject.offers & {"query", "pairs", "labels"})
     return target.controls(replace(threat, grants=held, query_budget=None), target.places(pictures))
+
+
+def _scored(attack: AttackResult, target: Target) -> int | None:
+    """How many test pictures an attack was scored on; None for all."""
+    count = attack.metrics["mse"].n
+    return count if count < len(target.test) else None
 
 
 def _best(results: Sequence[AttackResult]) -> AttackResult:
@@ -299,17 +304,15 @@ def _on_reference(
     if isinstance(pictures, PairedPictures):  # their releases are the subject's
         pictures = Pictures(ImageTable(pictures.images, pictures.labels), pictures.device)
     best = _best(results)
-    seen = replace(ThreatModel.from_json(best.threat), query_budget=None)
     labels = pictures.labels if threat.allows("labels") else None
     plain = reference_subject(
         target.subject.input_shape, target.subject.release_spec, pictures, labels, target.rng.child("reference")
     )
-    if seen.missing(needs_of_class(best)) or seen.grants - plain.offers:
-        seen = replace(seen, grants=seen.grants & plain.offers)
-        if seen.missing(needs_of_class(best)):
-            return None
-    scored = best.metrics["mse"].n
-    few = scored if scored < len(target.test) else None
+    had = ThreatModel.from_json(best.threat)
+    seen = replace(had, grants=had.grants & plain.offers, query_budget=None)
+    if seen.missing(needs_of_class(best)):
+        return None
+    few = _scored(best, target)
     stand_in = Target(plain, test=target.test, auxiliary=lambda _: pictures, seed=target.seed, traffic=target.traffic)
     label = f"{best.attack.name} on a reference encoder"
     found = fit_and_score(stand_in, best.attack, threat=seen, pictures=few, observer=observe(label))[0]
@@ -324,8 +327,8 @@ def _on_half(target: Target, best: AttackResult, observe: Observe, folder: Path 
     kept = None if folder is None else folder / "halved" / f"{best.key}.json"
     if kept is not None and kept.is_file():
         return parse(MetricResult, read_json(kept), str(kept))
-    scored, threat = best.metrics["mse"].n, ThreatModel.from_json(best.threat)
-    few, watched = scored if scored < len(target.test) else None, observe(f"{best.attack.name} on half the epochs")
+    threat, watched = ThreatModel.from_json(best.threat), observe(f"{best.attack.name} on half the epochs")
+    few = _scored(best, target)
     found = fit_and_score(target, halved, threat=threat, pictures=few, observer=watched)[0].metrics["mse"]
     if kept is not None:
         write_text(kept, found.model_dump_json(indent=2) + "\n")

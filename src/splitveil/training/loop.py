@@ -171,8 +171,7 @@ class Trainer:
 
     def _measure_start(self, stage: Stage, objective: Objective) -> None:
         """What settling has to better: the weights that it starts from stand where no epoch does."""
-        self.place.best = {**(self.place.best or {}), "weights": {}, **self._validate(stage, objective)}
-        self._best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        self._keep({**(self.place.best or {}), "weights": {}, **self._validate(stage, objective)})
 
     def _enter(self, stage: Stage) -> None:
         """What a stage starts from: the model as it is, or as it was selected in the stage before."""
@@ -352,8 +351,12 @@ class Trainer:
             return
         epoch = self.place.epoch
         if is_better(stage, epoch, self._epochs(stage), validation, self.place.best, self.place.reference):
-            self.place.best = {"stage": stage.name, "epoch": epoch, "weights": self.totals.weights, **validation}
-            self._best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+            self._keep({"stage": stage.name, "epoch": epoch, "weights": self.totals.weights, **validation})
+
+    def _keep(self, best: dict[str, Any]) -> None:
+        """The weights of now are the best so far; these are the facts of them."""
+        self.place.best = best
+        self._best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
 
     def _keeping(self, stage: Stage, validation: Mapping[str, Any]) -> dict[str, bool]:
         if stage.budget is None or self.place.reference is None:
