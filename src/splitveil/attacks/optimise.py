@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from splitveil.attacks.channel import KnownChannel, seen
+from splitveil.attacks.channel import KnownChannel
 from splitveil.attacks.decoder import Decoder
 from splitveil.attacks.priors import (
     FlatPrior,
@@ -113,12 +113,11 @@ class Optimise(Attack):
         scale = neighbour_scale(all_pictures(view)) if known else _SCALE_WITHOUT_PICTURES
         return TotalVariation(centre_of(view), scale, self.prior_weight)
 
-    def _expected(self, channel: KnownChannel, view: AttackerView, rng: Rng) -> Callable[[Tensor], Tensor]:
-        """The release that a picture is expected to have."""
-        if self.noise_draws == 0:
-            return channel
-        keys = [rng.child("expectation", number) for number in range(self.noise_draws)]
-        return lambda x: torch.stack([seen(view, x, key) for key in keys]).mean(0)
+    def _expected(self, channel: KnownChannel, view: AttackerView, rng: Rng) -> KnownChannel:
+        """The release that a picture is expected to have, under the same draws for all pictures and starts."""
+        rows = range(self.noise_draws * view.threat.observations)
+        draws = tuple(view.draw(rng.child("expectation", number)) for number in rows)
+        return replace(channel, draws=draws) if draws and view.noise_specs else channel
 
     def _begin(self, view: AttackerView, rng: Rng) -> Callable[[Tensor], Tensor] | None:
         if self.warm_start is None:

@@ -21,6 +21,7 @@ _SECOND_RATE = 0.5  # of the first rate: enough to leave a place that only a spe
 _CONVERGED = 1e-2
 _TENTH = 0.1
 _NOTHING = 1e-6  # of the first objective: what is left of a misfit that can be made to vanish
+_ROWS = 2048  # searches that run in one batch
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,21 @@ class SearchInverter(Inverter):
         self.facts: dict[str, Any] = {}
 
     def reconstruct(self, r: Tensor) -> Tensor:
-        """The best of all starts for each release."""
-        found: list[Tensor] = []
-        values: list[Tensor] = []
-        converged = True
-        for restart in range(self._searching.restarts):
-            start = self._start(r, restart)
-            w, objective, before = self._search(r.detach(), start, restart)
-            found.append(w)
-            values.append(objective)
-            converged = converged and _still(self._objective(start, r), before, objective)
+        """The best of all starts for each release; as many starts as fit search in one batch."""
+        r, restarts, n = r.detach(), self._searching.restarts, len(r)
+        found, values, converged = list[Tensor](), list[Tensor](), True
+        for group in torch.split(torch.arange(restarts), max(1, _ROWS // n)):
+            numbers = group.tolist()
+            start = torch.cat([self._start(r, number) for number in numbers])
+            repeated = r.repeat(len(numbers), *[1] * (r.ndim - 1))
+            w, objective, before = self._search(repeated, start, numbers)
+            first = self._objective(start, repeated)
+            found.extend(torch.split(w, n))
+            values.extend(torch.split(objective, n))
+            ends = zip(*(torch.split(each, n) for each in (first, before, objective)), strict=True)
+            converged = converged and all(_still(*each) for each in ends)
         best = torch.stack(values).argmin(0)
-        chosen = torch.stack(found)[best, torch.arange(len(r), device=r.device)]
+        chosen = torch.stack(found)[best, torch.arange(n, device=r.device)]
         self.facts["converged"] = converged and self.facts.get("converged", True)
         self.facts["objective"] = float(torch.stack(values).amin(0).mean())
         with torch.no_grad():
@@ -101,30 +105,36 @@ class SearchInverter(Inverter):
         ]
         return torch.cat(rows).to(r.device)
 
-    def _search(self, r: Tensor, start: Tensor, restart: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The better end of both cycles, its objective ``(n,)``, and the objective at the end of the first."""
+    def _search(self, r: Tensor, start: Tensor, numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """The better end of both cycles, its objective ``(n,)``, and the objective at the end of the first.
+
+        Args:
+            r: ``(n, *r)``, a release for each start.
+            start: where to begin.
+            numbers: of the restarts that search, for progress.
+        """
         steps, lr = self._searching.steps, self._searching.lr
         first = max(1, round(_FIRST_CYCLE * steps))
-        done = steps * restart
-        w, before = self._cycle(r, start, lr, first, done)
+        w, before = self._cycle(r, start, lr, range(first), numbers)
         if first == steps:
             return w, before, before
-        again, after = self._cycle(r, w, _SECOND_RATE * lr, steps - first, done + first)
+        again, after = self._cycle(r, w, _SECOND_RATE * lr, range(first, steps), numbers)
         better = after < before
         chosen = torch.where(better.reshape(-1, *[1] * (w.ndim - 1)), again, w)
         return chosen, torch.where(better, after, before), before
 
-    def _cycle(self, r: Tensor, start: Tensor, lr: float, steps: int, done: int) -> tuple[Tensor, Tensor]:
+    def _cycle(self, r: Tensor, start: Tensor, lr: float, steps: range, numbers: list[int]) -> tuple[Tensor, Tensor]:
         """Where Adam with a rate that falls to zero ends, and the objective there."""
-        w, total = start.detach().clone().requires_grad_(), self._searching.steps * self._searching.restarts
+        w, searching = start.detach().clone().requires_grad_(), self._searching
         optimiser = torch.optim.Adam([w], lr=lr)
         with torch.enable_grad():
-            for step in range(steps):
+            for step in steps:
                 for group in optimiser.param_groups:
-                    group["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
+                    group["lr"] = lr * (1 + math.cos(math.pi * (step - steps.start) / len(steps))) / 2
                 w.grad = torch.autograd.grad(self._objective(w, r).sum(), w)[0]
                 optimiser.step()
-                self.report((done + step + 1) / total)
+                done = numbers[0] + len(numbers) * (step + 1) / searching.steps
+                self.report(done / searching.restarts)
         with torch.no_grad():
             return w.detach(), self._objective(w, r)
 

@@ -36,9 +36,25 @@ def test_a_search_that_has_not_arrived_says_so_although_its_rate_is_spent() -> N
 def test_the_second_cycle_never_makes_a_picture_worse() -> None:
     wild = search(40, lr=3.0)
     r = releases(4)
-    again, objective, before = wild._search(r, wild._start(r, 0), 0)
+    again, objective, before = wild._search(r, wild._start(r, 0), [0])
     assert (objective <= before).all()
     torch.testing.assert_close(objective, wild._objective(again, r))
+
+
+@pytest.mark.parametrize("rows", [1, 12])
+def test_restarts_find_in_one_batch_what_they_find_one_by_one(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    r, together, apart = releases(5), search(30, restarts=4), search(30, restarts=4)
+    found = together.invert(r)
+    monkeypatch.setattr("splitveil.attacks.search._ROWS", rows)
+    torch.testing.assert_close(found, apart.invert(r))
+    assert together.facts == pytest.approx(apart.facts)
+
+
+def test_the_restart_with_the_least_objective_counts() -> None:
+    r, alone, several = releases(5), search(6), search(6, restarts=4)
+    alone.invert(r)
+    several.invert(r)
+    assert several.facts["objective"] < alone.facts["objective"]
 
 
 class Counting(Observer):
