@@ -65,7 +65,7 @@ def test_an_audit_finds_the_undefended_twin_and_writes_its_record(run: Run, runs
     states = {control["name"]: control["state"] for control in noisy["controls"]}
     assert states["undefended_is_worst"] != "not applicable"
     assert states["not_above_reference"] == "not applicable"
-    assert states["less_with_noise"] == "pass"
+    assert states["less_with_noise"] == states["same_on_other_draws"] == "pass"
     assert noisy["pictures"] == undefended["pictures"] > 0
     assert 0.1 < noisy["recognition_ceiling"]["mean"] <= 1
     for attack in noisy["attacks"]:
@@ -76,6 +76,7 @@ def test_an_audit_finds_the_undefended_twin_and_writes_its_record(run: Run, runs
     own = {control["name"]: control["state"] for control in undefended["controls"]}
     assert own["undefended_is_worst"] == "not applicable", "it is no twin of itself"
     assert own["attack_works"] != "not applicable"
+    assert own["same_on_other_draws"] == own["less_with_noise"] == "not applicable", "it has no noise"
 
 
 def test_an_attack_of_before_the_audit_is_judged_all_the_same(run: Run, runs: Path) -> None:

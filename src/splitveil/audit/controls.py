@@ -20,6 +20,7 @@ __all__ = [
     "less_with_noise",
     "no_worse_than_controls",
     "not_above_reference",
+    "same_on_other_draws",
     "status_of",
     "undefended_is_worst",
 ]
@@ -127,6 +128,23 @@ def less_with_noise(as_released: MetricResult | None, with_more: MetricResult | 
         return _result(name, title, None, "the subject declares no normal noise, or its attack cannot be stored")
     detail = f"error {as_released.mean:.4f} as released, {with_more.mean:.4f} with twice the noise"
     return _result(name, title, with_more.high >= as_released.low, detail)
+
+
+def same_on_other_draws(attack: AttackResult, others: Sequence[MetricResult] | None) -> ControlResult:
+    """The best attack errs alike, within the intervals, under draws of the noise that no attack has been scored on.
+
+    Args:
+        attack: with the least error.
+        others: its error on other draws; None where there are none, or it searches for each picture anew.
+    """
+    name, title = "same_on_other_draws", "Other draws of the noise give the same score"
+    if not others:
+        why = "releases of a picture are all the same, or stored, or the best attack searches for each anew"
+        return _result(name, title, None, why)
+    error = attack.metrics["mse"]
+    apart = [item for item in others if item.high < error.low or item.low > error.high]
+    means = ", ".join(f"{item.mean:.5f}" for item in others)
+    return _result(name, title, not apart, f"{attack.attack.name} {error.mean:.5f}; {means}")
 
 
 def converged(attacks: Sequence[AttackResult]) -> ControlResult:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from splitveil.attacks.storage import load_inverter
-from splitveil.attacks.subjects import ModelSubject
 from splitveil.audit import controls
 from splitveil.audit.budget import on_half_the_epochs
 from splitveil.audit.judges import RECOGNISED, likeness_judge, recognition_judge
 from splitveil.audit.judging import needs_of, needs_of_class, worst_scores
+from splitveil.audit.noise import on_other_draws, with_more_noise
 from splitveil.audit.record import AuditRecord, ControlResult
 from splitveil.audit.reference import reference_subject
 from splitveil.audit.suites import Entry, Suite, load_suite
-from splitveil.contracts import NoiseSource, NoiseSpec
 from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
 from splitveil.data.paired import PairedPictures
@@ -29,11 +26,9 @@ from splitveil.defenses import load_defense
 from splitveil.errors import SpecError, ThreatModelError
 from splitveil.experiments.attacking import attack_target, fit_and_score, run_target
 from splitveil.experiments.recipes import Recipe
-from splitveil.experiments.scoring import reconstruct, score_pictures
-from splitveil.experiments.target import Target, summarise
+from splitveil.experiments.target import Target
 from splitveil.experiments.training import LoadedData, load_data_spec
 from splitveil.files import write_text
-from splitveil.noise import SeededNoise
 from splitveil.records import AttackResult, MetricResult, RunRecord
 from splitveil.registry import ATTACKS
 from splitveil.specs import parse, read_json
@@ -45,8 +40,6 @@ __all__ = ["audit_run", "audit_target", "find_undefended", "seat_judges"]
 Observe = Callable[[str], Observer]
 """From the name of a part of the audit to who watches it."""
 
-_BATCH = 512
-_MORE_NOISE = 2.0
 _FEWEST_CLASSES = 2
 
 
@@ -106,8 +99,7 @@ def audit_run(
     itself = undefended is not None and undefended.path.resolve() == record.path.resolve()
     found = _assemble(
         target, plan, threat, results, skipped, proof, subject=subject or str(record.path), adaptive=adaptive,
-        observe=observe, noise=_with_more_noise(record, target, results), itself=itself,
-        folder=record.path,
+        observe=observe, itself=itself, folder=record.path,
     )  # fmt: skip
     found = found.model_copy(update={"elapsed_s": time.monotonic() - started, "recognition_ceiling": ceiling})
     found.write(record.path)
@@ -172,9 +164,7 @@ def audit_target(
         return result
 
     results, skipped = _attack_all(plan, threat, attack)
-    found = _assemble(
-        target, plan, threat, results, skipped, None, subject=subject, adaptive=adaptive, observe=observe, noise=None
-    )
+    found = _assemble(target, plan, threat, results, skipped, None, subject=subject, adaptive=adaptive, observe=observe)
     return found.model_copy(update={"elapsed_s": time.monotonic() - started}), kept
 
 
@@ -257,7 +247,6 @@ def _assemble(
     subject: str,
     adaptive: str,
     observe: Observe,
-    noise: tuple[MetricResult, MetricResult] | None,
     itself: bool = False,
     folder: Path | None = None,
 ) -> AuditRecord:
@@ -265,15 +254,18 @@ def _assemble(
     twin = [] if proof is None or itself else [proof.attack]
     stand_in = _on_reference(target, results, threat, observe) if proof is None else None
     reference = [] if stand_in is None else [stand_in.attack]
+    best = _best(results)
+    draws = on_other_draws(target, best, _scored(best, target), observe("other draws of the noise"))
     checks: tuple[ControlResult, ...] = (
         controls.attack_works(proof or stand_in),
         controls.adaptive_tried(adaptive, results, skipped),
         controls.no_worse_than_controls(results),
         controls.undefended_is_worst(results, twin),
         controls.not_above_reference(results, reference),
-        controls.less_with_noise(*(noise or (None, None))),
+        controls.less_with_noise(*(with_more_noise(target, results) or (None, None))),
+        controls.same_on_other_draws(best, draws),
         controls.converged(results),
-        controls.budget_suffices(_best(results), _on_half(target, _best(results), observe, folder)),
+        controls.budget_suffices(best, _on_half(target, best, observe, folder)),
     )
     return AuditRecord(
         subject=subject,
@@ -333,33 +325,3 @@ def _on_half(target: Target, best: AttackResult, observe: Observe, folder: Path 
     if kept is not None:
         write_text(kept, found.model_dump_json(indent=2) + "\n")
     return found
-
-
-def _with_more_noise(
-    record: RunRecord, target: Target, results: Sequence[AttackResult]
-) -> tuple[MetricResult, MetricResult] | None:
-    """The error of the best stored attack that saw one release, and its error with twice the noise."""
-    model = cast(ModelSubject, target.subject).model
-    stored = [item for item in results if (record.path / "attackers" / f"{item.key}.safetensors").is_file()]
-    once = [item for item in stored if ThreatModel.from_json(item.threat).observations == 1]
-    if not once or not model.noise_specs or any(spec.law != "standard_normal" for spec in model.noise_specs):
-        return None
-    best = _best(once)
-    inverter = load_inverter(record.path / "attackers" / f"{best.key}.safetensors").to(target.test.device)
-    releases, start = [], 0
-    for x, _ in target.test.batches(_BATCH):
-        releases.append(target.subject.release(x, _Scaled(SeededNoise(target.rng.child("test"), start), _MORE_NOISE)))
-        start += len(x)
-    scores = score_pictures(reconstruct(inverter, torch.cat(releases)), target.test)
-    return best.metrics["mse"], summarise(scores, target.rng)["mse"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Scaled:
-    """The draws of another source, times a factor."""
-
-    source: NoiseSource
-    factor: float
-
-    def draw(self, spec: NoiseSpec, n: int) -> Tensor:
-        return self.factor * self.source.draw(spec, n)

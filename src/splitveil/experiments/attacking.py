@@ -34,7 +34,15 @@ from splitveil.split_model import SplitModel
 from splitveil.threats import ThreatModel
 from splitveil.training.observer import Observer
 
-__all__ = ["attack_key", "attack_run", "attack_target", "fit_and_score", "load_model", "run_target"]
+__all__ = [
+    "attack_key",
+    "attack_run",
+    "attack_target",
+    "configured_attack",
+    "fit_and_score",
+    "load_model",
+    "run_target",
+]
 
 _WORST = 6
 _TRAFFIC = 2000  # pictures whose releases an attacker overhears
@@ -127,7 +135,7 @@ def attack_target(
         if earlier.key == key:
             spent, fitted = earlier.elapsed_s, record.path / "attackers" / f"{key}.safetensors"
             if fitted.is_file():
-                target.stored(_configured(attack), threat, fitted)
+                target.stored(configured_attack(attack), threat, fitted)
             if target.judges.keys() <= earlier.beyond_pixels.keys():
                 return earlier
     result, inverter, samples = fit_and_score(target, attack, threat=threat, pictures=pictures, observer=observer)
@@ -156,7 +164,7 @@ def fit_and_score(
     Returns:
         The result, the fitted attack, and pictures and scores to store.
     """
-    configured = _configured(attack)
+    configured = configured_attack(attack)
     key, listener = attack_key(attack, threat, target.seed, pictures), observer or Observer()
     started, places = time.monotonic(), target.places(pictures)
     inverter, queries = target.fit(configured, threat, _Progress(listener))
@@ -187,7 +195,12 @@ def fit_and_score(
     return result, inverter, _samples(drawn, scores, target.test, places)
 
 
-def _configured(attack: PlugInSpec) -> Attack:
+def configured_attack(attack: PlugInSpec) -> Attack:
+    """The attack of this name and these parameters.
+
+    Raises:
+        SpecError: it is unknown, or draws no pictures.
+    """
     configured = build(ATTACKS.load(attack.name), attack.params, f"attack '{attack.name}'")
     if not isinstance(configured, Attack):
         raise SpecError(

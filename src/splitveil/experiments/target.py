@@ -12,7 +12,6 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from splitveil.attacks.inverters import FittedInverter
 from splitveil.attacks.storage import load_inverter
 from splitveil.attacks.view import AttackerView, Progress
 from splitveil.contracts import Attack, Inverter, Subject
@@ -92,9 +91,9 @@ class Target:
         self._auxiliary = auxiliary
         self._tables: dict[tuple[str, str | None], Pictures | None] = {}
         self._releases: dict[tuple[int, str], Tensor] = {}
-        self._controls: dict[str, dict[str, dict[str, Tensor]]] = {}
-        self._fitted: dict[tuple[str, str], Inverter] = {}
-        self._stored: dict[tuple[str, str], Path] = {}
+        self._controls: dict[ThreatModel, dict[str, dict[str, Tensor]]] = {}
+        self._fitted: dict[tuple[str, ThreatModel], Inverter] = {}
+        self._stored: dict[tuple[str, ThreatModel], Path] = {}
 
     def auxiliary(self, threat: ThreatModel) -> Pictures | None:
         """The attacker's own pictures."""
@@ -116,21 +115,26 @@ class Target:
 
     def fit(self, attack: Attack, threat: ThreatModel, progress: Progress | None = None) -> tuple[Inverter, int]:
         """A fitted attack, and the queries that this call cost: none where a network was learned by an earlier call."""
-        key = (repr(attack), repr(threat))
-        if key not in self._fitted and key in self._stored:
-            self._fitted[key] = load_inverter(self._stored[key]).to(self.test.device)
-        if key in self._fitted:
-            return self._fitted[key], 0
+        known = self.fitted(attack, threat)
+        if known is not None:
+            return known, 0
         view = self.view(threat, attack.name)
         view.progress = progress
         inverter = attack.fit(view, self.rng.child(attack.name, "fit"))
-        if isinstance(inverter, FittedInverter):  # a search has nothing to keep but the facts of its last use
-            self._fitted[key] = inverter
+        if not inverter.searches:  # a search has nothing to keep but the facts of its last use
+            self._fitted[repr(attack), threat] = inverter
         return inverter, view.queries
+
+    def fitted(self, attack: Attack, threat: ThreatModel) -> Inverter | None:
+        """What an earlier call, or another process, has learned; None where nothing is."""
+        key = (repr(attack), threat)
+        if key not in self._fitted and key in self._stored:
+            self._fitted[key] = load_inverter(self._stored[key]).to(self.test.device)
+        return self._fitted.get(key)
 
     def stored(self, attack: Attack, threat: ThreatModel, path: Path) -> None:
         """Say where an attack that was fitted in an earlier process lies, for those that build on it."""
-        self._stored[repr(attack), repr(threat)] = path
+        self._stored[repr(attack), threat] = path
 
     def _lend(self, threat: ThreatModel, attack: Attack, progress: Progress | None) -> tuple[Inverter, int]:
         return self.fit(attack, threat, progress)
@@ -170,15 +174,14 @@ class Target:
 
     def controls(self, threat: ThreatModel, places: Tensor) -> dict[str, dict[str, MetricResult]]:
         """Scores on these pictures of the controls that the threat model lets stand beside an attack."""
-        key = repr(threat)
-        if key not in self._controls:
-            self._controls[key] = {}
+        if threat not in self._controls:
+            self._controls[threat] = {}
             for name in self._possible(threat):
                 with suppress(ThreatModelError):  # a budget that does not pay for it
-                    self._controls[key][name] = self._control(name, threat)
+                    self._controls[threat][name] = self._control(name, threat)
         return {
             name: summarise({metric: values[places] for metric, values in scores.items()}, self.rng)
-            for name, scores in self._controls[key].items()
+            for name, scores in self._controls[threat].items()
         }
 
     def _possible(self, threat: ThreatModel) -> list[str]:

@@ -171,6 +171,16 @@ def test_leakage_may_not_grow_with_noise() -> None:
     assert state(controls.less_with_noise(None, None)) == "not applicable"
 
 
+def test_another_draw_of_the_noise_gives_the_same_score() -> None:
+    best = attack("decoder", 0.02)
+    found = controls.same_on_other_draws(best, (metric(0.0201), metric(0.0199)))
+    assert state(found) == "pass"
+    assert found.detail == "decoder 0.02000; 0.02010, 0.01990"
+    for other in (0.03, 0.01):
+        assert state(controls.same_on_other_draws(best, (metric(0.02), metric(other)))) == "fail"
+    assert state(controls.same_on_other_draws(best, None)) == "not applicable"
+
+
 def test_the_best_attack_must_have_converged() -> None:
     late = attack("optimise", 0.05, converged=False)
     assert state(controls.converged([attack("decoder", 0.02), late])) == "pass"

@@ -63,7 +63,8 @@ def test_an_honest_audit_fails_nothing_but_the_want_of_strength(honest: AuditRec
     assert failed(honest) <= {"converged", "attack_works", "budget_suffices"}
     states = {control.name: control.state for control in honest.controls}
     assert states["no_worse_than_controls"] == states["not_above_reference"] == "pass"
-    assert states["undefended_is_worst"] == states["less_with_noise"] == "not applicable"
+    assert states["less_with_noise"] == states["same_on_other_draws"] == "pass"
+    assert states["undefended_is_worst"] == "not applicable"
     assert honest.pictures == 128
     assert honest.worst["mse"].result.mean == min(item.metrics["mse"].mean for item in honest.attacks)
 
@@ -134,6 +135,40 @@ def test_an_attack_that_forgets_the_mechanism_is_caught(forgetful: Entry) -> Non
     found = audited(subject(Gaussian(0.5)), forgetful)
     assert "no_worse_than_controls" in failed(found)
     assert found.status == "invalid"
+
+
+@dataclass(frozen=True)
+class Peeking(Attack):
+    """Knows by heart the very releases that it is scored on, and nothing else."""
+
+    name: ClassVar[str] = "peeking"
+    needs: ClassVar[frozenset[Grant]] = frozenset({"pairs"})
+    releases: ClassVar[Tensor]
+    pictures: ClassVar[Tensor]
+
+    def _fit(self, view: View, rng: Rng) -> Inverter:
+        return Recall()
+
+
+class Recall(Inverter):
+    facts: dict[str, Any] = {}  # noqa: RUF012
+
+    def reconstruct(self, r: Tensor) -> Tensor:
+        near = "donot_use_mm_for_euclid_dist"
+        distance = torch.cdist(r.flatten(1), Peeking.releases.flatten(1), compute_mode=near)
+        known = (distance.amin(1) < 1e-3).reshape(-1, 1, 1, 1)
+        return torch.where(known, Peeking.pictures[distance.argmin(1)], Peeking.pictures.mean(0))
+
+
+def test_an_attack_that_knows_the_noise_it_is_scored_on_is_caught() -> None:
+    registry.ATTACKS.add("peeking", "test_sabotage:Peeking", "a sabotage")
+    target, threat = target_of(subject(Gaussian(0.3))), ThreatModel(subject().offers)
+    Peeking.releases, Peeking.pictures = target.releases(threat), target.test.get(torch.arange(128))[0]
+    plan = Suite("test", "seconds", (Entry(PlugInSpec(name="peeking")),))
+    found, _ = audit_target(target, plan, threat, subject="test", adaptive="peeking")
+    del registry.ATTACKS._entries["peeking"]
+    assert found.worst["mse"].result.mean < 1e-6
+    assert "same_on_other_draws" in failed(found)
 
 
 def test_an_audit_cannot_select_on_the_test_pictures() -> None:
