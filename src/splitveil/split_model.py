@@ -114,9 +114,14 @@ class SplitModel(nn.Module):
         Raises:
             InputError: x has another shape.
         """
+        return self.release_each(x, [noise])[0]
+
+    def release_each(self, x: Tensor, noises: Sequence[NoiseSource]) -> list[Tensor]:
+        """Several releases of the same pictures, each as `release` makes it; the head computes its features once."""
         self.check_input(x)
         with evaluating(self), torch.no_grad():
-            return self.simulate(x, self.draw(noise, len(x), x.device))
+            z = self.head(x)
+            return [self._door(z, self.draw(noise, len(x), x.device)) for noise in noises]
 
     def check_input(self, x: Tensor) -> None:
         """Raise `InputError` unless x is ``(n, c, h, w)`` of this model, in floating point."""

@@ -42,12 +42,14 @@ def observe(
     silent = known and threat.duplicates == "exact"  # every release is the same
     if threat.observations == 1 or silent:
         return subject.release(x, source(rng))
-    releases = []
-    for m in range(threat.observations):
-        seen = x
-        if threat.duplicates == "near" and m > 0:
-            seen = near_duplicate(x, rng.child("duplicate", m), start)
-        releases.append(subject.release(seen, source(rng.child("observation", m))))
+    sources = [source(rng.child("observation", m)) for m in range(threat.observations)]
+    if threat.duplicates == "near":
+        others = [near_duplicate(x, rng.child("duplicate", m), start) for m in range(1, threat.observations)]
+        releases = [subject.release(each, noise) for each, noise in zip([x, *others], sources, strict=True)]
+    elif isinstance(subject, ModelSubject):
+        releases = subject.release_each(x, sources)
+    else:
+        releases = [subject.release(x, noise) for noise in sources]
     return subject.combine(torch.stack(releases, dim=1))
 
 

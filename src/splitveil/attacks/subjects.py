@@ -39,6 +39,10 @@ class ModelSubject:
         """``(n, c, h, w)`` in [0, 1] to ``(n, *r)``, through the one door."""
         return self.model.release(x, noise=noise)
 
+    def release_each(self, x: Tensor, noises: Sequence[NoiseSource]) -> list[Tensor]:
+        """Several releases of the same pictures."""
+        return self.model.release_each(x, noises)
+
     def combine(self, r: Tensor) -> Tensor:
         """``(n, m, *r)`` to ``(n, *r)``, as the mechanism says."""
         return self.model.mechanism.combine(r)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from splitveil.attacks.loading import load_subject
 from splitveil.attacks.pairs import PairsSubject
+from splitveil.attacks.subjects import ModelSubject
 from splitveil.audit.record import FILE, AuditRecord
 from splitveil.audit.run import Observe, audit_target, seat_judges
 from splitveil.audit.suites import Entry, Suite, load_suite
@@ -111,10 +112,15 @@ class _Counter:
     def __init__(self, subject: Subject) -> None:
         self.count, self._release = 0, subject.release
         setattr(subject, "release", self._counted)  # noqa: B010 - the subject stays what it is for who asks its class
+        if isinstance(subject, ModelSubject):
+            setattr(subject, "release_each", self._each)  # noqa: B010
 
     def _counted(self, x: Tensor, noise: NoiseSource) -> Tensor:
         self.count += len(x)
         return self._release(x, noise)
+
+    def _each(self, x: Tensor, noises: Sequence[NoiseSource]) -> list[Tensor]:
+        return [self._counted(x, noise) for noise in noises]
 
 
 def _opened(

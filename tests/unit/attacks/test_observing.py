@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
 
 from attack_fixtures import KEY, subject
 from splitveil.attacks.observing import near_duplicate, observe
+from splitveil.attacks.subjects import ModelSubject
+from splitveil.contracts import Mechanism, NoiseSource
+from splitveil.defenses.mechanisms.dropout import Dropout
 from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.errors import SpecError, UnknownNameError
 from splitveil.noise import SeededNoise
@@ -30,6 +35,25 @@ def test_one_observation_is_one_release() -> None:
     attacked = subject(Gaussian(0.5))
     x = torch.full((64, *attacked.input_shape), 0.5)
     assert torch.equal(seen(1), attacked.release(x, SeededNoise(KEY)))
+
+
+class OneByOne(ModelSubject):
+    """The same subject, asked for each release by itself."""
+
+    def release_each(self, x: Tensor, noises: Sequence[NoiseSource]) -> list[Tensor]:
+        return [self.release(x, noise) for noise in noises]
+
+
+@pytest.mark.parametrize("mechanism", [Gaussian(0.5), Dropout(0.3)])
+def test_releases_whose_features_are_computed_once_are_those_of_one_by_one(mechanism: Mechanism) -> None:
+    attacked = subject(mechanism)
+    x = torch.rand((5, *attacked.input_shape), generator=KEY.generator())
+    threat = ThreatModel(frozenset({"query"}), observations=4)
+    together, apart = (
+        observe(each, x, threat, source=SeededNoise, rng=KEY) for each in (attacked, OneByOne(attacked.model))
+    )
+    torch.testing.assert_close(together, apart)
+    assert not torch.allclose(together, attacked.release(x, SeededNoise(KEY)))
 
 
 def test_the_mean_of_sixteen_releases_has_a_sixteenth_of_the_noise() -> None:
