@@ -232,7 +232,7 @@ def tell(records: dict[str, RunRecord]) -> None:
         dict[str, dict[str, Any]](written("summary", {}).get("strong_over_paper", {})),
     )
     for name in STRONG_ON:
-        held = next((attack for attack in records[name].attacks if attack.key == paper), None)
+        held = records[name].attack(paper)
         if held is not None:
             best = strongest(records[name])
             mean, low, high = gain_db(errors_of(records[name], best), errors_of(records[name], held))

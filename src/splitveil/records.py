@@ -262,6 +262,10 @@ class RunRecord:
             return []
         return parse(AttackFile, self._read("attacks.json"), str(self.path / "attacks.json")).attacks
 
+    def attack(self, key: str) -> AttackResult | None:
+        """The attack of this key, None where there is none."""
+        return next((attack for attack in self.attacks if attack.key == key), None)
+
     @property
     def finished(self) -> bool:
         """Whether training is done and evaluated."""

@@ -87,10 +87,9 @@ def attack_run(
         Metrics with intervals, controls, and facts of the fit.
     """
     threat = threat or ThreatModel.preset("white_box")
-    key = attack_key(attack, threat, seed)
-    for earlier in record.attacks:
-        if earlier.key == key:
-            return earlier
+    earlier = record.attack(attack_key(attack, threat, seed))
+    if earlier is not None:
+        return earlier
     target = run_target(record, seed=seed, observer=observer, device=device, trusted=trusted, data=data)
     return attack_target(record, target, attack, threat=threat, observer=observer)
 
@@ -131,13 +130,13 @@ def attack_target(
     from the network that it has learned, or by another search.
     """
     key, spent = attack_key(attack, threat, target.seed, pictures), 0.0
-    for earlier in record.attacks:
-        if earlier.key == key:
-            spent, fitted = earlier.elapsed_s, record.path / "attackers" / f"{key}.safetensors"
-            if fitted.is_file():
-                target.stored(configured_attack(attack), threat, fitted)
-            if target.judges.keys() <= earlier.beyond_pixels.keys():
-                return earlier
+    earlier = record.attack(key)
+    if earlier is not None:
+        spent, fitted = earlier.elapsed_s, record.path / "attackers" / f"{key}.safetensors"
+        if fitted.is_file():
+            target.stored(configured_attack(attack), threat, fitted)
+        if target.judges.keys() <= earlier.beyond_pixels.keys():
+            return earlier
     result, inverter, samples = fit_and_score(target, attack, threat=threat, pictures=pictures, observer=observer)
     result = result.model_copy(update={"elapsed_s": spent + result.elapsed_s})
     _write(record, result, attack, inverter, samples)

@@ -84,5 +84,5 @@ def done(folder: Path, cell: Cell, threat: ThreatModel) -> bool:
     record = RunRecord(folder)
     if not record.finished:
         return False
-    wanted = attack_key(cell.attack, threat, cell.spec.seed)
-    return any(attack.key == wanted and (folder / attack.samples).is_file() for attack in record.attacks)
+    attack = record.attack(attack_key(cell.attack, threat, cell.spec.seed))
+    return attack is not None and (folder / attack.samples).is_file()
