@@ -116,6 +116,33 @@ def test_the_summary_of_known_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [row["printed_accuracy"] for row in found["rows"] if row["kind"] == "paper"] == pytest.approx([0.8762] * 2)
 
 
+def test_ours_more_accurate_everywhere_is_compared_with_the_most_accurate_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import harness
+    from benchmarks.paper import publishing
+
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    monkeypatch.setattr(publishing, "FOLDER", tmp_path / "paper")
+    (tmp_path / "paper").mkdir()
+    at = {"without": (0.7, 0.010), "paper": (0.6, 0.010), "ours": (0.8, 0.012)}
+    points = [
+        point(kind, noise, accuracy - less, mse * more)
+        for kind, (accuracy, mse) in at.items()
+        for noise, less, more in ((0.05, 0.0, 1.0), (0.15, 0.1, 2.0))
+    ]
+    record = {"row": "dropout", "scale": "reduced", "seeds": 1, "points": points}
+    (tmp_path / "paper" / "dropout@reduced.json").write_text(json.dumps(record))
+    publishing.build()
+    summary = json.loads((tmp_path / "paper" / "cifar10.json").read_text())["summary"]
+    assert summary["best_over_paper_cem_is"] == "at least"
+    assert summary["best_over_paper_cem_db"] == pytest.approx(10 * np.log10(2.4), abs=0.05)
+    [found] = summary["reduced"]["ours_over_paper_cem"]["rows"].values()
+    assert found["points_more_accurate"] == pytest.approx(10.0)
+    assert found["low"] < found["db"] < found["high"]
+    assert summary["best_over_paper_cem_taught_is"] is None, "this row trains no such control"
+
+
 def test_a_point_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
     from dataclasses import replace
 
