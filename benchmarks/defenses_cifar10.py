@@ -4,9 +4,6 @@
 alone and with CEM, and writes ``results/defenses_cifar10/noise_arl@0.1@quick.json``; stopped, it goes on where it was.
 A row that is there is not computed again. ``--publish`` builds the table of all rows that are there.
 
-Both sides settle: once the head is trained it is frozen, and the tail learns on alone for as long again. What a penalty
-costs in accuracy because the tail has not caught up with a moving head is no price of privacy.
-
 Two noise levels far apart, the same for both sides, are what a gain at equal accuracy takes: CEM costs some points, so
 its curve meets the other one between them. Defenses whose protection is not noise have lower levels than the others.
 """
@@ -36,7 +33,6 @@ from splitveil.metrics.tradeoff import DeltaSummary, Points, paired_delta
 from splitveil.records import PREDICTIONS, RunRecord
 
 WEIGHT = 0.2  # of conditional entropy, the same for all: it is per dimension
-SETTLE = 1.0  # of the epochs, on both sides
 GRID, NOISY, QUIET = (0.05, 0.1, 0.2, 0.4), (0.05, 0.4), (0.025, 0.3)
 NOISE = {
     **dict.fromkeys(("bottleneck", "noise_arl"), GRID),
@@ -65,8 +61,7 @@ def defense_of(row: str, kind: str, recipe: str) -> Defense:
 
 def trained(defense: Defense, data: str, recipe: str, seed: int, out: Path) -> RunRecord:
     """The run of a defense, trained where it is not there."""
-    settle = {} if defense.name == "none" else {"settle": SETTLE}  # which changes no release
-    spec = make_spec(data, defense=plug_in(defense), recipe=load_recipe(recipe), seed=seed, training=settle)
+    spec = make_spec(data, defense=plug_in(defense), recipe=load_recipe(recipe), seed=seed)
     return train_run(spec, out, observer=progress_bar(out.name))
 
 
@@ -105,7 +100,6 @@ def settings_of(row: str, recipe: str, seed: int) -> dict[str, Any]:
         "preset": row.partition("@")[0],
         "noise_std": float(row.partition("@")[2]),
         "weight": WEIGHT,
-        "settle": SETTLE,
         "recipe": recipe,
         "seed": seed,
         "suite": "standard",
@@ -205,7 +199,6 @@ def table(rows: list[dict[str, Any]], recipe: str) -> None:
         "seeds": 1,
         "scale": recipe,
         "weight": WEIGHT,
-        "settle": SETTLE,
     }
     publish("defenses_cifar10", summary, lines)
 
