@@ -1,4 +1,4 @@
-"""What a model that has learned, its answers and a tail that settles give CEM, and the paper's CEM.
+"""What a model that has learned, its answers and a tail that settles give CEM, the paper's CEM, and noise alone.
 
 ``python -m benchmarks.settling --data FOLDER``: quick models of seed 0, each attacked by the second decoder
 of the suite ``standard``. A run whose head only settles differently is not attacked again: its releases are the same.
@@ -49,18 +49,27 @@ class Row:
     same_head: str | None = None
 
 
+def noise(noise_std: float) -> Defense:
+    """Noise alone."""
+    return load_defense("gaussian", {"noise_std": noise_std})
+
+
 def ours(weight: float) -> Defense:
     """Noise, and CEM as this project has it."""
-    return load_defense("gaussian", {"noise_std": NOISE_STD}) + conditional_entropy(weight)
+    return noise(NOISE_STD) + conditional_entropy(weight)
 
 
 def papers(weight: float) -> Defense:
     """Noise, and CEM as the paper's released code has it."""
-    return load_defense("gaussian", {"noise_std": NOISE_STD}) + papers_cem(weight)
+    return noise(NOISE_STD) + papers_cem(weight)
 
 
 ROWS = {
     "none": Row(load_defense("none", {})),
+    "noise .1": Row(noise(NOISE_STD)),
+    "noise .1 settled": Row(noise(NOISE_STD), settles=True, same_head="noise .1"),
+    "noise .1 taught": Row(noise(NOISE_STD), settles=True, taught=True),
+    "noise .3 taught": Row(noise(0.3), settles=True, taught=True),
     "paper 2": Row(papers(2.0)),
     "paper 2 settled": Row(papers(2.0), settles=True, same_head="paper 2"),
     "paper 2 taught": Row(papers(2.0), settles=True, taught=True),
@@ -70,6 +79,7 @@ ROWS = {
     "ours 1.6 taught": Row(ours(1.6), settles=True, taught=True),
 }
 CURVE = ("ours .4 taught", "ours 1.6 taught")
+OTHERS = ("paper 2", "paper 2 settled", "paper 2 taught", "noise .1 taught", "noise .3 taught")
 
 
 def folder(out: Path, name: str) -> Path:
@@ -165,7 +175,7 @@ def tell(out: Path) -> None:
         },
         "seeds": 1,
     }
-    for name in ("paper 2", "paper 2 settled", "paper 2 taught"):
+    for name in OTHERS:
         if {name, *CURVE} <= set(accuracy):
             summary[f"ours_over_{name.replace(' ', '_')}"] = over(name, accuracy, tables)
     publish("settling", summary, rows)

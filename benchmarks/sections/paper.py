@@ -103,6 +103,10 @@ def settled(found: Mapping[str, Any]) -> str:
     summary = found["summary"]
     said = {
         "none": "no defense",
+        "noise .1": "noise",
+        "noise .1 settled": "noise, the same head, settled",
+        "noise .1 taught": "noise, taught",
+        "noise .3 taught": "noise of 0.3, taught",
         "paper 2": "the paper's CEM, lambda 2",
         "paper 2 settled": "the paper's CEM, the same head, settled",
         "paper 2 taught": "the paper's CEM, taught",
@@ -124,6 +128,6 @@ def settled(found: Mapping[str, Any]) -> str:
     ]
     return (
         "*Taught* starts from the undefended model, learns from its answers beside the labels, and lets the tail "
-        "settle with the head frozen. Noise of 0.1, one seed, under the second decoder of `standard`. Our CEM, taught: "
+        "settle with the head frozen. Noise of 0.1 where nothing else is said, one seed, under the second decoder of `standard`. Our CEM, taught: "
         f"{'; '.join(gains)}.\n\n" + table(("trained with", "accuracy", "attacker's MSE", "dB"), rows)
     )
