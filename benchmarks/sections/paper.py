@@ -128,6 +128,7 @@ def settled(found: Mapping[str, Any]) -> str:
     ]
     return (
         "*Taught* starts from the undefended model, learns from its answers beside the labels, and lets the tail "
-        "settle with the head frozen. Noise of 0.1 where nothing else is said, one seed, under the second decoder of `standard`. Our CEM, taught: "
+        "settle with the head frozen. Noise of 0.1 where nothing else is said, one seed, under the second decoder of "
+        "`standard`. Our CEM, taught: "
         f"{'; '.join(gains)}.\n\n" + table(("trained with", "accuracy", "attacker's MSE", "dB"), rows)
     )
