@@ -36,6 +36,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("What no attacker can beat", "certificates_cifar10", attacking.certificates),
     ("One weight, any data", "weight_transfer", gains.transfer),
     ("Training speed", "training", running.training),
+    ("What a defense costs in training", "defense_cost", running.costs),
     ("Serving", "serving", running.serving),
     ("Pages", "pages", running.pages),
 )

@@ -66,7 +66,10 @@ def defenses(found: Mapping[str, Any]) -> str:
         for name, (low, high) in summary["gain_db"].items()
         if (percent := summary["gain_pct"].get(name)) is not None
     ]
-    said = f"`{summary['scale']}` models, {summary['seeds']} seed, the worst attacker of `standard`, intervals of 95 %."
+    said = (
+        f"`{summary['scale']}` models, {summary['seeds']} seed, CEM of weight {summary['weight']:g} for all, the worst "
+        "attacker of `standard`, intervals of 95 %."
+    )
     if gains:
         said += f" The attacker's error gained by CEM at equal accuracy: {'; '.join(gains)}."
     for text, names in (

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.sections.markdown import table
 
-__all__ = ["pages", "serving", "training"]
+__all__ = ["costs", "pages", "serving", "training"]
 
 
 def training(found: Mapping[str, Any]) -> str:
@@ -36,6 +36,27 @@ def training(found: Mapping[str, Any]) -> str:
         )
     head = ("net and pictures", "pictures/s", "plain loop with DataLoader", "ratio", "over a loop without pictures")
     return f"Two cores, medians of {summary['loop_rounds']} rounds in turns.{said}\n\n" + table(head, rows)
+
+
+def costs(found: Mapping[str, Any]) -> str:
+    """What each defense costs in training."""
+    over = found["summary"]["cem_over_host"]
+    rows = [
+        (
+            row["defense"],
+            f"{row['training_ratio']:.2f}",
+            f"{row['spread']:.2f}",
+            f"{row['stages_epochs']:g}",
+            f"{over[row['defense']]:.2f}",
+        )
+        for row in found["rows"]
+    ]
+    return (
+        "Time of a training, all stages together, over that of the same training without a defense; an epoch's work of "
+        f"both is timed in turn, medians of {found['rows'][0]['rounds']} rounds. *Epochs* are those of all stages over "
+        "the recipe's; *with CEM* is over the same defense without it.\n\n"
+        + table(("defense", "time", "spread", "epochs", "with CEM"), rows)
+    )
 
 
 def serving(found: Mapping[str, Any]) -> str:
