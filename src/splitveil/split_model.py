@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -96,7 +96,7 @@ class SplitModel(nn.Module):
         """The release as a differentiable function of x, in the current mode: what a white-box attacker computes."""
         return self._door(self.head(x), noises)
 
-    def simulate_all(self, x: Tensor, draws: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    def simulate_all(self, x: Tensor, draws: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
         """`simulate` under several draws of the noise; the head computes its features once."""
         z = self.head(x)
         return [self._door(z, noises) for noises in draws]
@@ -120,8 +120,7 @@ class SplitModel(nn.Module):
         """Several releases of the same pictures, each as `release` makes it; the head computes its features once."""
         self.check_input(x)
         with evaluating(self), torch.no_grad():
-            z = self.head(x)
-            return [self._door(z, self.draw(noise, len(x), x.device)) for noise in noises]
+            return self.simulate_all(x, (self.draw(noise, len(x), x.device) for noise in noises))
 
     def check_input(self, x: Tensor) -> None:
         """Raise `InputError` unless x is ``(n, c, h, w)`` of this model, in floating point."""

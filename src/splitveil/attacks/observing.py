@@ -44,8 +44,10 @@ def observe(
         return subject.release(x, source(rng))
     sources = [source(rng.child("observation", m)) for m in range(threat.observations)]
     if threat.duplicates == "near":
-        others = [near_duplicate(x, rng.child("duplicate", m), start) for m in range(1, threat.observations)]
-        releases = [subject.release(each, noise) for each, noise in zip([x, *others], sources, strict=True)]
+        releases = [
+            subject.release(near_duplicate(x, rng.child("duplicate", m), start) if m else x, noise)
+            for m, noise in enumerate(sources)
+        ]
     elif isinstance(subject, ModelSubject):
         releases = subject.release_each(x, sources)
     else:

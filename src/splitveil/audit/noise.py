@@ -45,10 +45,8 @@ def on_other_draws(
         for each picture anew.
     """
     threat = ThreatModel.from_json(best.threat)
-    if not _varies(target, threat):
-        return None
     inverter = _fitted(target, best)
-    if inverter is None:
+    if inverter is None or not _varies(target, threat):
         return None
     places, found = target.places(pictures), list[MetricResult]()
     observer.start("noise", FURTHER_DRAWS, 0)
@@ -63,20 +61,23 @@ def on_other_draws(
 
 def with_more_noise(target: Target, results: Sequence[AttackResult]) -> tuple[MetricResult, MetricResult] | None:
     """The error of the best learned attack that saw one release, and its error with twice the noise."""
-    model = target.subject.model if isinstance(target.subject, ModelSubject) else None
+    specs = target.subject.model.noise_specs if isinstance(target.subject, ModelSubject) else ()
+    if not specs or any(spec.law != "standard_normal" for spec in specs):
+        return None
     once = [item for item in results if ThreatModel.from_json(item.threat).observations == 1]
-    learned = {item.key: inverter for item in once if (inverter := _fitted(target, item)) is not None}
-    if model is None or not learned or not model.noise_specs:
-        return None
-    if any(spec.law != "standard_normal" for spec in model.noise_specs):
-        return None
-    best = min((item for item in once if item.key in learned), key=lambda item: item.metrics["mse"].mean)
+    for item in sorted(once, key=lambda item: item.metrics["mse"].mean):
+        inverter = _fitted(target, item)
+        if inverter is not None:
+            return item.metrics["mse"], _error_with_more_noise(target, inverter)
+    return None
+
+
+def _error_with_more_noise(target: Target, inverter: Inverter) -> MetricResult:
     releases, start = list[Tensor](), 0
     for x, _ in target.test.batches(_BATCH):
         releases.append(target.subject.release(x, _Scaled(SeededNoise(target.rng.child("test"), start), _MORE_NOISE)))
         start += len(x)
-    scores = score_pictures(reconstruct(learned[best.key], torch.cat(releases)), target.test)
-    return best.metrics["mse"], summarise(scores, target.rng)["mse"]
+    return summarise(score_pictures(reconstruct(inverter, torch.cat(releases)), target.test), target.rng)["mse"]
 
 
 def _fitted(target: Target, attack: AttackResult) -> Inverter | None:

@@ -30,7 +30,7 @@ from splitveil.training.totals import Totals
 from splitveil.training.validation import end_of, validate
 
 if TYPE_CHECKING:
-    from splitveil.specs import AugmentSpec, TrainingSpec
+    from splitveil.specs import TrainingSpec
 
 __all__ = ["Trainer"]
 
@@ -101,6 +101,7 @@ class Trainer:
         self._blueprint = copy.deepcopy(model) if any(stage.before for stage in stages) else None
         self._reference = reference
         self._best: dict[str, Tensor] = {}
+        self._moves: dict[str, Any] = settings.augment.model_dump()  # of pictures, and of masks with them
 
     def run(self) -> None:
         """Train to the end, from the checkpoint where there is one.
@@ -219,30 +220,12 @@ class Trainer:
         )
 
     def _change(self, x: Tensor, generator: torch.Generator, first: int = 0, total: int | None = None) -> Tensor:
-        options: AugmentSpec = self.settings.augment
-        return augment(
-            x,
-            crop=options.crop,
-            flip=options.flip,
-            rotation=options.rotation,
-            generator=generator,
-            first=first,
-            total=total,
-        )
+        return augment(x, **self._moves, generator=generator, first=first, total=total)
 
     def _change_pair(self, x: Tensor, y: Tensor, rng: Rng, first: int, total: int) -> tuple[Tensor, Tensor]:
         """Pictures moved at random, and their masks with them where the task has masks."""
-        options: AugmentSpec = self.settings.augment
         if self.task.moves:
-            y = augment_masks(
-                y,
-                crop=options.crop,
-                flip=options.flip,
-                rotation=options.rotation,
-                generator=rng.generator(),
-                first=first,
-                total=total,
-            )
+            y = augment_masks(y, **self._moves, generator=rng.generator(), first=first, total=total)
         return self._change(x, rng.generator(), first, total), y
 
     def _run_epoch(
