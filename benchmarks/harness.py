@@ -91,6 +91,17 @@ def gain_db(better: NDArray[np.float64], worse: NDArray[np.float64]) -> tuple[fl
     return float(10 * np.log10(worse.mean() / better.mean())), float(low), float(high)
 
 
+def at_least(ours: tuple[float, NDArray[np.float64]], theirs: tuple[float, NDArray[np.float64]]) -> dict[str, Any]:
+    """What ours, the more accurate, gains at the accuracy of the other, where it would err by as much at least.
+
+    Args:
+        ours: accuracy, and the attacker's error on each picture.
+        theirs: likewise.
+    """
+    db, low, high = gain_db(theirs[1], ours[1])
+    return {"db": db, "low": low, "high": high, "is": "at least", "points_more_accurate": 100 * (ours[0] - theirs[0])}
+
+
 def gain_at_accuracy(
     point: str, curve: tuple[str, str], accuracy: Mapping[str, float], errors: Mapping[str, NDArray[np.float64]]
 ) -> tuple[float, float, float]:

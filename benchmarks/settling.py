@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from benchmarks.harness import errors_of, gain_at_accuracy, gain_db, plug_in, publish
+from benchmarks.harness import at_least, errors_of, gain_at_accuracy, plug_in, publish
 from benchmarks.paper.scales import DISTILLED, papers_cem
 from splitveil.audit.suites import load_suite
 from splitveil.cli.common import progress_bar
@@ -139,9 +139,7 @@ def over(name: str, accuracy: dict[str, float], tables: dict[str, NDArray[np.flo
         mean, low, high = gain_at_accuracy(name, CURVE, accuracy, tables)
         within = accuracy[name] <= max(accuracy[item] for item in CURVE)
         return {"db": -mean, "low": -high, "high": -low, "is": "equal accuracy" if within else "extrapolated"}
-    mean, low, high = gain_db(tables[name], tables[lowest])
-    ahead = 100 * (accuracy[lowest] - accuracy[name])
-    return {"db": mean, "low": low, "high": high, "is": "at least", "points_more_accurate": ahead}
+    return at_least((accuracy[lowest], tables[lowest]), (accuracy[name], tables[name]))
 
 
 def tell(out: Path) -> None:

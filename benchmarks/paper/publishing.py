@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import MILLIONTHS, RESULTS, gain_db, gain_percent, publish, unpack
+from benchmarks.harness import MILLIONTHS, RESULTS, at_least, gain_percent, publish, unpack
 from benchmarks.paper.reference import TABLE
 from benchmarks.paper.scales import ROWS, SCALES
 from splitveil.errors import SpecError
@@ -90,14 +90,12 @@ def _at_least(row: dict[str, Any], over: str) -> dict[str, Any] | None:
     At the accuracy of that one, ours would err by as much at least. The interval is over pictures.
     """
     ours, theirs = (_points(row, kind) for kind in ("ours", over))
-    reached = {name: item.correct.mean((1, 2)) for name, item in (("ours", ours), ("theirs", theirs))}
-    least, most = int(reached["ours"].argmin()), int(reached["theirs"].argmax())
-    if reached["ours"][least] < reached["theirs"][most]:
+    reached, others = (item.correct.mean((1, 2)) for item in (ours, theirs))
+    least, most = int(reached.argmin()), int(others.argmax())
+    if reached[least] < others[most]:
         return None
-    better, worse = (item.mean(0).astype(np.float64) for item in (theirs.error[most], ours.error[least]))
-    db, low, high = gain_db(better, worse)
-    ahead = 100 * float(reached["ours"][least] - reached["theirs"][most])
-    return {"db": db, "low": low, "high": high, "is": "at least", "points_more_accurate": ahead}
+    errors, other_errors = (item.mean(0).astype(np.float64) for item in (ours.error[least], theirs.error[most]))
+    return at_least((float(reached[least]), errors), (float(others[most]), other_errors))
 
 
 def _told(found: DeltaSummary) -> dict[str, Any] | None:
