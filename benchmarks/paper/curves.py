@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -75,18 +75,25 @@ def publish_curves() -> None:
     ]
     curves = sorted({str(line["curve"]) for line in lines})
     publish("paper/curves", {"scale": scale, "curves": curves, "of": len(CURVES)}, lines)
-    measured: dict[str, Track] = {}
-    for line in lines:
-        measured.setdefault(str(line["curve"]), []).append((float(line["honest_mse"]), 100 * float(line["accuracy"])))
-    figure = _figure(measured, scale)
+    figure = _figure(*(_tracks(lines, error) for error in ("honest_mse", "train_mse")), scale)
     write_with(PICTURE, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
 
 
-def _figure(measured: Mapping[str, Track], scale: str) -> Figure:
-    figure = Figure(figsize=(9.0, 6.6), layout="constrained")
-    axes = figure.subplots(2, len(_PANELS))
-    printed = {curve: list(points) for curve, points in FIGURE.items()}
-    rows = ((f"measured, {scale} scale, honest attacker", measured), ("printed in the paper, its attacker", printed))
+def _tracks(lines: Sequence[Mapping[str, Any]], error: str) -> dict[str, Track]:
+    found: dict[str, Track] = {}
+    for line in lines:
+        found.setdefault(str(line["curve"]), []).append((float(line[error]), 100 * float(line["accuracy"])))
+    return found
+
+
+def _figure(honest: Mapping[str, Track], learned: Mapping[str, Track], scale: str) -> Figure:
+    rows: tuple[tuple[str, Mapping[str, Track]], ...] = (
+        (f"measured, {scale} scale, honest attacker", honest),
+        (f"measured, {scale} scale, the paper's attacker", learned),
+        ("printed in the paper, its attacker", {curve: list(points) for curve, points in FIGURE.items()}),
+    )
+    figure = Figure(figsize=(9.0, 9.9), layout="constrained")
+    axes = figure.subplots(len(rows), len(_PANELS))
     for line, (said, tracks) in zip(axes, rows, strict=True):
         for panel, axis in zip(_PANELS, line, strict=True):
             _draw(axis, {name: tracks[name] for name in CURVES if name.startswith(panel) and name in tracks})

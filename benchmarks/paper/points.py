@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from splitveil.cli.common import progress_bar
 from splitveil.defenses import Defense, load_defense
 from splitveil.errors import SpecError
 from splitveil.experiments.api import make_spec
+from splitveil.experiments.environment import source_digest
 from splitveil.experiments.recipes import load_recipe
 from splitveil.experiments.training import load_data_spec, train_run
 from splitveil.files import write_text
@@ -104,6 +105,8 @@ def run_point(point: Point, scale: Scale, data: str, out: Path, until: float | N
     errors = load_file(record.path / honest.pop("samples"))["mse"]
     found = {
         "settings": seal,
+        "source_digest": source_digest(),
+        "data_digest": record.spec.data.digest,
         "kind": point.kind,
         "noise_std": point.noise_std,
         "seed": point.seed,
@@ -141,9 +144,22 @@ class _Steps:
 
 
 def seal_of(point: Point, scale: Scale) -> str:
-    """A digest of all that decides a point but the code and the pictures."""
-    whole = {"point": asdict(point), "row": asdict(ROWS[point.row]), "scale": asdict(scale)}
-    return sha256(json.dumps(whole, sort_keys=True, default=lambda item: item.model_dump()).encode()).hexdigest()
+    """A digest of all that decides this point, but for the code and the pictures."""
+    row = ROWS[point.row]
+    decides = {
+        "defense": plug_in(defense_of(row, point.kind, point.noise_std, scale)).model_dump(),
+        "cut": row.cut,
+        "seed": point.seed,
+        "recipe": scale.recipe,
+        "training": dict(scale.training),
+        "limit": scale.limit,
+        "draw": scale.draw,
+        "taught": {"settle": scale.settle, "task": DISTILLED.model_dump()} if point.kind in SETTLED else None,
+        "decoder": dict(scale.decoder),
+        "adversarial": scale.adversarial,
+        "honest": [attack.model_dump() for attack in scale.honest],
+    }
+    return sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def _train(point: Point, scale: Scale, data: str, out: Path, until: float | None) -> RunRecord | None:

@@ -72,6 +72,7 @@ def attack_honestly(record: RunRecord, data: LoadedData, scale: Scale) -> dict[s
         **{name: worst.metrics[name].model_dump() for name in ("mse", "psnr", "ssim")},
         "samples": worst.samples,
         "tried": {result.attack.name: result.metrics["mse"].mean for result in results},
+        "converged": worst.converged,
         "beats_controls": worst.beats_controls,
     }
 
@@ -84,7 +85,7 @@ def _learned(
     threat = replace(_WHITE_BOX, auxiliary="train")
     spec = PlugInSpec(name="decoder", params=dict(scale.decoder))
     result, decoder, _ = fit_and_score(target, spec, threat=threat)
-    found = {name: _told(result.metrics, begun)}
+    found = {name: {**_told(result.metrics, begun), "converged": result.converged}}
     if refined:
         begun = time.monotonic()
         key = Rng(0).child("refine", name)

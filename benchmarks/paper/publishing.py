@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import MILLIONTHS, RESULTS, at_least, gain_percent, publish, unpack
+from benchmarks.harness import MILLIONTHS, RESAMPLES, RESULTS, gain_percent, publish, unpack
+from benchmarks.paper.points import points_of, seal_of
 from benchmarks.paper.reference import TABLE
 from benchmarks.paper.scales import ROWS, SCALES
 from splitveil.errors import SpecError
-from splitveil.metrics.tradeoff import DeltaSummary, Points, paired_delta
+from splitveil.metrics.tradeoff import DeltaSummary, Points, TradeOff, delta, paired_delta
 
-__all__ = ["FOLDER", "build", "stored"]
+__all__ = ["FOLDER", "build", "check_settings", "stored"]
 
 FOLDER = RESULTS / "paper"
 _COLUMNS = ("train", "infer", "gan_train", "gan_infer")
@@ -24,6 +25,22 @@ def stored() -> list[dict[str, Any]]:
     """All rows that are there, in the order of the table."""
     files = (FOLDER / f"{row}@{scale}.json" for row in ROWS for scale in SCALES)
     return [json.loads(file.read_text()) for file in files if file.is_file()]
+
+
+def check_settings(rows: Sequence[dict[str, Any]]) -> None:
+    """Refuse rows whose points are of other settings than those of today.
+
+    Raises:
+        SpecError: one is.
+    """
+    for row in rows:
+        seals = [seal_of(point, SCALES[row["scale"]]) for point in points_of(row["row"], SCALES[row["scale"]])]
+        other = sum(point["settings"] != seal for point, seal in zip(row["points"], seals, strict=True))
+        if other:
+            raise SpecError(
+                f"expected all points of row '{row['row']}' at the settings of scale '{row['scale']}', got {other} of "
+                f"others: run --row {row['row']} --scale {row['scale']} first, which computes these anew"
+            )
 
 
 def build() -> None:
@@ -42,6 +59,7 @@ def build() -> None:
         summary[scale] = _of_scale([row for row in rows if row["scale"] == scale])
     main = summary["full" if "full" in scales else scales[0]]
     summary["gain_paper_protocol_pct"] = main["gain_paper_protocol_pct"]["train"]
+    summary["gain_paper_protocol_at_equal_noise_pct"] = main["gain_at_equal_noise_pct"]["train"]
     summary["gain_honest_pct"] = main["gain_honest_pct"]
     for name in ("paper_cem", "paper_cem_taught"):
         summary[f"best_over_{name}_db"] = main[f"ours_over_{name}"]["mean_db"]
@@ -56,9 +74,11 @@ def _of_scale(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     controlled = [row for row in rows if "paper_settled" in ROWS[row["row"]].kinds]
     return {
         "gain_paper_protocol_pct": {
-            column: _mean([_gain_pct(row, "paper", column) for row in rows]) for column in _COLUMNS
+            column: _mean([_at_accuracy_pct(row, column) for row in rows]) for column in _COLUMNS
         },
         "gain_paper_protocol_limits_pct": _limits(rows),
+        "gain_paper_protocol_rows_pct": {row["row"]: _at_accuracy_pct(row, "train") for row in rows},
+        "gain_at_equal_noise_pct": {column: _mean([_gain_pct(row, column) for row in rows]) for column in _COLUMNS},
         "accuracy_points_at_equal_noise": _mean([_lost(row) for row in rows]),
         "printed_gain_pct": {column: _mean([_printed(row["row"], column) for row in rows]) for column in _COLUMNS},
         "printed_accuracy_points": _mean(
@@ -73,29 +93,47 @@ def _of_scale(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _beating(rows: Sequence[dict[str, Any]], over: str) -> dict[str, Any]:
-    """Ours over another kind by row, at equal accuracy or at least, and the mean of the rows that say either."""
-    found = {row["row"]: _told(_honest(row, "ours", over)) or _at_least(row, over) for row in rows}
+    """Ours over another kind by row: at equal accuracy, or a bound; and the mean of the rows that say either."""
+    found = {row["row"]: _told(_honest(row, "ours", over)) or _bound(row, over) for row in rows}
     held = [item for item in found.values() if item is not None]
-    least = any(item["is"] == "at least" for item in held)
-    return {
-        "mean_db": _mean([item["db"] for item in held]),
-        "is": ("at least" if least else "equal accuracy") if held else None,
-        "rows": found,
-    }
+    kinds = sorted({item["is"] for item in held})
+    return {"mean_db": _mean([item["db"] for item in held]), "is": " or ".join(kinds) or None, "rows": found}
 
 
-def _at_least(row: dict[str, Any], over: str) -> dict[str, Any] | None:
-    """Where ours is more accurate in all its points: the least accurate of them over the other's most accurate one.
+def _bound(row: dict[str, Any], over: str) -> dict[str, Any] | None:
+    """Where one of both is more accurate in all its points than the other in any: what ours gains at least, or at most.
 
-    At the accuracy of that one, ours would err by as much at least. The interval is over pictures.
+    The gap is between the least accurate point of the one and the most accurate point of the other. At the accuracy of
+    the other, the one would err by as much at least. Interval and share are over draws of the pictures, the same for
+    both points; the share is of those draws in which the one was the more accurate.
     """
     ours, theirs = (_points(row, kind) for kind in ("ours", over))
-    reached, others = (item.correct.mean((1, 2)) for item in (ours, theirs))
-    least, most = int(reached.argmin()), int(others.argmax())
-    if reached[least] < others[most]:
+    least, most = _leads(ours, theirs), _leads(theirs, ours)
+    if least is not None:
+        return {"is": "at least", **least}
+    if most is not None:
+        turned = {"db": -most["db"], "low": -most["high"], "high": -most["low"]}
+        return {"is": "at most", **most, **turned, "points_more_accurate": -most["points_more_accurate"]}
+    return None
+
+
+def _leads(one: Points, other: Points) -> dict[str, Any] | None:
+    """The gap in dB, None unless the one is more accurate in all its points."""
+    least, most = int(one.correct.mean((1, 2)).argmin()), int(other.correct.mean((1, 2)).argmax())
+    lead = one.correct[least].mean(0, dtype=np.float64) - other.correct[most].mean(0, dtype=np.float64)
+    if lead.mean() < 0:
         return None
-    errors, other_errors = (item.mean(0).astype(np.float64) for item in (ours.error[least], theirs.error[most]))
-    return at_least((float(reached[least]), errors), (float(others[most]), other_errors))
+    errors, other_errors = (item.mean(0, dtype=np.float64) for item in (one.error[least], other.error[most]))
+    drawn = np.random.default_rng(0).integers(0, len(lead), size=(RESAMPLES, len(lead)))
+    gaps = 10 * np.log10(errors[drawn].mean(1) / other_errors[drawn].mean(1))
+    low, high = np.quantile(gaps, [0.025, 0.975])
+    return {
+        "db": float(10 * np.log10(errors.mean() / other_errors.mean())),
+        "low": float(low),
+        "high": float(high),
+        "points_more_accurate": float(100 * lead.mean()),
+        "more_accurate_share": float((lead[drawn].mean(1) >= 0).mean()),
+    }
 
 
 def _told(found: DeltaSummary) -> dict[str, Any] | None:
@@ -121,9 +159,30 @@ def _lost(row: dict[str, Any]) -> float | None:
 
 def _limits(rows: Sequence[dict[str, Any]]) -> tuple[float, float] | None:
     """Of the mean gain in the paper's protocol, were all errors at the ends of their intervals, against each other."""
-    sides = [[_gain_pct(row, "paper", "train", side) for row in rows] for side in ("least", "most")]
+    sides = [[_at_accuracy_pct(row, "train", side) for row in rows] for side in ("least", "most")]
     low, high = (_mean(side) for side in sides)
     return None if low is None or high is None else (low, high)
+
+
+_SIDES = {"mean": ("mse", "mse"), "least": ("low", "high"), "most": ("high", "low")}
+"""Which error of the penalised point is set against which of the other."""
+
+
+def _at_accuracy_pct(row: dict[str, Any], column: str, side: str = "mean") -> float | None:
+    """Gain of the paper's CEM in the paper's protocol at equal accuracy, from means over the seeds."""
+    curves = list[TradeOff]()
+    for kind, key in zip(("paper", "without"), _SIDES[side], strict=True):
+        points = [point for point in row["points"] if point["kind"] == kind and column in point["paper"]]
+        levels = [
+            [point for point in points if point["noise_std"] == level]
+            for level in sorted({p["noise_std"] for p in points})
+        ]
+        if not levels:
+            return None
+        accuracy = [np.mean([point["accuracy"]["mean"] for point in held]) for held in levels]
+        curves.append(TradeOff.fit(accuracy, [np.mean([p["paper"][column][key] for p in held]) for held in levels]))
+    found = delta(curves[1], curves[0])
+    return None if found is None else 100 * (10 ** (found.mse_db / 10) - 1)
 
 
 def _lines(row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -154,14 +213,13 @@ def _lines(row: dict[str, Any]) -> list[dict[str, Any]]:
     return lines
 
 
-def _gain_pct(row: dict[str, Any], kind: str, column: str, side: str = "mean") -> float | None:
-    """At the same noise, mean over noise levels and seeds, as the paper's table compares."""
-    ours, theirs = {"mean": ("mse", "mse"), "least": ("low", "high"), "most": ("high", "low")}[side]
+def _gain_pct(row: dict[str, Any], column: str) -> float | None:
+    """Of the paper's CEM at the same noise, whatever it costs in accuracy: mean over noise levels and seeds."""
     of = {(point["kind"], point["noise_std"], point["seed"]): point["paper"].get(column) for point in row["points"]}
     found = [
-        100 * (entry[ours] / without[theirs] - 1)
+        100 * (entry["mse"] / without["mse"] - 1)
         for (name, noise_std, seed), entry in of.items()
-        if name == kind and entry and (without := of["without", noise_std, seed])
+        if name == "paper" and entry and (without := of["without", noise_std, seed])
     ]
     return _mean(found)
 

@@ -5,6 +5,11 @@ Besides the rows of its table, those of its figure 4: other lambdas, and the cut
 Ours starts from an undefended model, learns from its answers too, and lets the tail settle. Lest anybody take this for
 what the penalty does, the paper's CEM is trained that way too, for the first and the last row: the kind
 ``paper_settled``.
+
+As in the paper's figure 4, ``ressfl`` is ``noise_arl`` with less noise, and ``distcorr`` is ``noise_nopeek`` with
+less: their sweeps have no level in common, or rows of the table would be one row twice. Our CEM does not change when
+features and noise are scaled together, so that a head can answer any noise with larger features: its weight rises with
+the noise, or all points of its curve would lie in one place.
 """
 
 from __future__ import annotations
@@ -12,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from benchmarks.harness import SMALLER
 from benchmarks.paper.reference import TABLE
@@ -60,7 +67,8 @@ class Scale:
         limit: the most pictures to use, None for the recipe's.
         noise: standard deviations, feature units, by preset; ``*`` for all others.
         paper_weight: lambda of the paper's CEM.
-        our_weight: of ours, nats per feature dimension.
+        our_weights: of ours, at the least and at the most noise of a row, nats per feature dimension; between them they
+            rise by a constant factor from level to level.
         seeds: of each point.
         decoder: the paper's attacker.
         adversarial: epochs of its adversarial refinement.
@@ -74,7 +82,7 @@ class Scale:
     recipe: str
     noise: Mapping[str, tuple[float, ...]]
     paper_weight: float
-    our_weight: float
+    our_weights: tuple[float, float]
     seeds: int
     decoder: Mapping[str, Any]
     adversarial: int
@@ -89,8 +97,14 @@ class Scale:
         """The sweep of a row."""
         return self.noise.get(row.preset, self.noise["*"])
 
+    def our_weight(self, row: Row, noise_std: float) -> float:
+        """Of our CEM at a noise level of the row's sweep."""
+        levels = self.noise_of(row)
+        return float(np.geomspace(*self.our_weights, len(levels))[levels.index(noise_std)].round(3))
+
 
 _SWEEP = (0.01, 0.025, 0.05, 0.1, 0.15)  # of the released script
+_LESS_NOISE = ("distcorr", "ressfl")
 _PAPER = {"channels": 64, "blocks": 8, "epochs": 50, "batch_size": 256, "lr": 1e-3, "weight_decay": 1e-4}
 _STRONG = {"channels": 64, "blocks": 4, "batch_size": 64, "lr": 1e-3, "flip": True}
 _SECOND = PlugInSpec(
@@ -99,9 +113,14 @@ _SECOND = PlugInSpec(
 SCALES = {
     "full": Scale(
         recipe="full",
-        noise={"bottleneck": _SWEEP, "noise_arl": _SWEEP, "*": (0.025, 0.1)},
+        noise={
+            "bottleneck": _SWEEP,
+            "noise_arl": _SWEEP,
+            **dict.fromkeys(_LESS_NOISE, (0.015, 0.075)),
+            "*": (0.025, 0.1),
+        },
         paper_weight=16.0,
-        our_weight=0.2,
+        our_weights=(0.1, 0.8),
         seeds=2,
         decoder=_PAPER,
         adversarial=150,
@@ -111,9 +130,9 @@ SCALES = {
     "reduced": Scale(
         recipe="quick",
         limit=6_000,
-        noise={"*": (0.05, 0.3)},
+        noise={**dict.fromkeys(_LESS_NOISE, (0.025, 0.2)), "*": (0.05, 0.3)},
         paper_weight=2.0,
-        our_weight=1.0,
+        our_weights=(0.3, 3.0),
         seeds=1,
         decoder={**_PAPER, "channels": 32, "blocks": 2, "epochs": 20, "batch_size": 64},
         adversarial=0,
@@ -136,4 +155,4 @@ def defense_of(row: Row, kind: str, noise_std: float, scale: Scale) -> Defense:
         return alone
     if kind in ("paper", "paper_settled"):
         return alone + papers_cem(row.strength * scale.paper_weight)
-    return alone + conditional_entropy(scale.our_weight)
+    return alone + conditional_entropy(scale.our_weight(row, noise_std))

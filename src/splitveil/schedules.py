@@ -72,7 +72,13 @@ class WarmUp:
 class LearningRateCoupled:
     """The paper's schedule: nothing in epoch 1, the full weight below `full_below`, else weight * reference / lr.
 
-    Between `full_below` (4.1e-4) and `reference` (1e-3) the weight is above the full one, as in the released code.
+    Between `full_below` (4.1e-4) and `reference` (1e-3) the weight is above the full one, as in the released code; as
+    there too, a stage that goes on with what the one before has learned has the full weight from its first step.
+
+    Example:
+        >>> schedule = LearningRateCoupled(16.0)
+        >>> schedule(TrainState(1, 1, 0.1, 0.05)), schedule(TrainState(0, 0, 0.0, 0.05, continues=True))
+        (0.32, 16.0)
     """
 
     weight: float
@@ -83,6 +89,8 @@ class LearningRateCoupled:
         _check_weight(self.weight)
 
     def __call__(self, state: TrainState) -> float:
+        if state.continues:
+            return self.weight
         if state.epoch == 0:
             return 0.0
         if state.lr < self.full_below:

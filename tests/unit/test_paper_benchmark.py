@@ -32,12 +32,33 @@ def test_kinds_differ_in_the_penalty_alone(row: str) -> None:
     from benchmarks.paper.scales import KINDS, ROWS, SCALES, defense_of
 
     for scale in SCALES.values():
-        without, paper, settled, ours = (defense_of(ROWS[row], kind, 0.1, scale) for kind in KINDS)
+        noise_std = scale.noise_of(ROWS[row])[-1]
+        without, paper, settled, ours = (defense_of(ROWS[row], kind, noise_std, scale) for kind in KINDS)
         assert without.mechanisms == paper.mechanisms == ours.mechanisms
         assert paper == settled
         assert paper.penalties[:-1] == ours.penalties[:-1] == without.penalties
         assert paper.penalties[-1].name == ours.penalties[-1].name == "conditional_entropy"
         assert paper.penalties[-1].params["surrogate"] == "thresholded_trace"
+
+
+@pytest.mark.parametrize("scale", ["reduced", "full"])
+def test_no_two_rows_of_the_table_are_one_row_under_two_names(scale: str) -> None:
+    from benchmarks.paper.points import points_of, seal_of
+    from benchmarks.paper.scales import ROWS, SCALES
+
+    seals = [seal_of(point, SCALES[scale]) for row in ROWS for point in points_of(row, SCALES[scale])]
+    assert len(set(seals)) == len(seals)
+
+
+@pytest.mark.parametrize("scale", ["reduced", "full"])
+def test_our_weight_rises_with_the_noise_by_one_factor(scale: str) -> None:
+    from benchmarks.paper.scales import ROWS, SCALES
+
+    row, at = ROWS["bottleneck"], SCALES[scale]
+    weights = [at.our_weight(row, noise_std) for noise_std in at.noise_of(row)]
+    assert (weights[0], weights[-1]) == at.our_weights
+    factors = np.divide(weights[1:], weights[:-1])
+    assert factors == pytest.approx(factors[0], rel=0.01)
 
 
 def test_the_figure_s_lambdas_are_those_of_the_paper_at_full_scale() -> None:
@@ -80,6 +101,31 @@ def point(kind: str, noise_std: float, accuracy: float, mse: float) -> dict[str,
     }
 
 
+def test_the_paper_s_protocol_is_compared_at_equal_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CEM that does nothing but move along the curve gains by noise, and nothing by accuracy."""
+    from benchmarks import harness
+    from benchmarks.paper import publishing
+
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    monkeypatch.setattr(publishing, "FOLDER", tmp_path / "paper")
+    (tmp_path / "paper").mkdir()
+    points = [
+        *(point("without", noise, accuracy, mse) for noise, accuracy, mse in ((0.05, 0.8, 0.01), (0.15, 0.7, 0.02))),
+        *(
+            point(kind, noise, accuracy, mse)
+            for kind in ("paper", "ours")
+            for noise, accuracy, mse in ((0.05, 0.75, 0.01 * 2**0.5), (0.15, 0.65, 0.02 * 2**0.5))
+        ),
+    ]
+    record = {"row": "dropout", "scale": "reduced", "seeds": 1, "points": points}
+    (tmp_path / "paper" / "dropout@reduced.json").write_text(json.dumps(record))
+    publishing.build()
+    summary = json.loads((tmp_path / "paper" / "cifar10.json").read_text())["summary"]
+    assert summary["gain_paper_protocol_pct"] == pytest.approx(0.0, abs=0.01)
+    assert summary["gain_paper_protocol_at_equal_noise_pct"] == pytest.approx(100 * (2**0.5 - 1))
+    assert summary["reduced"]["accuracy_points_at_equal_noise"] == pytest.approx(-5.0)
+
+
 def test_the_summary_of_known_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import harness
     from benchmarks.paper import publishing
@@ -110,6 +156,7 @@ def test_the_summary_of_known_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     part = summary["reduced"]
     assert part["gain_paper_protocol_limits_pct"] == pytest.approx((100 * (1.125 / 1.1 - 1), 100 * (1.375 / 0.9 - 1)))
     assert part["accuracy_points_at_equal_noise"] == pytest.approx(0.0)
+    assert summary["gain_paper_protocol_at_equal_noise_pct"] == pytest.approx(25.0)
     assert part["printed_gain_pct"]["train"] == pytest.approx(100 * (0.0330 / 0.0290 - 1))
     assert part["printed_accuracy_points"] == pytest.approx(-0.16)
     assert part["gain_honest_rows"] == "1 of 1 have accuracies in common"
@@ -139,8 +186,74 @@ def test_ours_more_accurate_everywhere_is_compared_with_the_most_accurate_of_the
     assert summary["best_over_paper_cem_db"] == pytest.approx(10 * np.log10(2.4), abs=0.05)
     [found] = summary["reduced"]["ours_over_paper_cem"]["rows"].values()
     assert found["points_more_accurate"] == pytest.approx(10.0)
+    assert found["more_accurate_share"] == 1.0
     assert found["low"] < found["db"] < found["high"]
     assert summary["best_over_paper_cem_taught_is"] is None, "this row trains no such control"
+
+
+def test_ours_less_accurate_everywhere_is_a_bound_from_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import harness
+    from benchmarks.paper import publishing
+
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    monkeypatch.setattr(publishing, "FOLDER", tmp_path / "paper")
+    (tmp_path / "paper").mkdir()
+    at = {"without": (0.7, 0.010), "paper": (0.8, 0.012), "ours": (0.69, 0.020)}
+    points = [
+        point(kind, noise, accuracy - less, mse * more)
+        for kind, (accuracy, mse) in at.items()
+        for noise, less, more in ((0.05, 0.0, 1.0), (0.15, 0.1, 2.0))
+    ]
+    record = {"row": "dropout", "scale": "reduced", "seeds": 1, "points": points}
+    (tmp_path / "paper" / "dropout@reduced.json").write_text(json.dumps(record))
+    publishing.build()
+    summary = json.loads((tmp_path / "paper" / "cifar10.json").read_text())["summary"]
+    assert summary["best_over_paper_cem_is"] == "at most"
+    assert summary["best_over_paper_cem_db"] == pytest.approx(10 * np.log10(0.020 / 0.024), abs=0.05)
+    [found] = summary["reduced"]["ours_over_paper_cem"]["rows"].values()
+    assert found["points_more_accurate"] == pytest.approx(-1.0)
+    assert found["low"] < found["db"] < found["high"]
+    assert found["more_accurate_share"] > 0.9
+
+
+def test_rows_of_other_settings_are_not_published(tmp_path: Path) -> None:
+    from benchmarks.paper.points import points_of, seal_of
+    from benchmarks.paper.publishing import check_settings
+    from benchmarks.paper.scales import SCALES
+
+    seals = [seal_of(point, SCALES["reduced"]) for point in points_of("dropout", SCALES["reduced"])]
+    row = {"row": "dropout", "scale": "reduced", "points": [{"settings": seal} for seal in seals]}
+    check_settings([row])
+    row["points"][2]["settings"] = "of another weight"
+    with pytest.raises(SpecError, match="got 1 of others: run --row dropout"):
+        check_settings([row])
+
+
+def test_of_a_row_that_is_there_the_points_of_other_settings_are_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.paper import __main__ as command
+    from benchmarks.paper.points import Point, points_of, seal_of
+    from benchmarks.paper.scales import SCALES, Scale
+
+    scale, computed = SCALES["reduced"], list[Point]()
+
+    def compute(wanted: Point, scale: Scale, *_: Any) -> dict[str, Any]:
+        computed.append(wanted)
+        return {"settings": seal_of(wanted, scale), "new": True, "seconds": {}}
+
+    points = list(points_of("dropout", scale))
+    held = [{"settings": seal_of(item, scale), "seconds": {}} for item in points]
+    held[1]["settings"] = "of another weight"
+    file = tmp_path / "dropout@reduced.json"
+    file.write_text(json.dumps({"points": held}))
+    monkeypatch.setattr(command, "FOLDER", tmp_path)
+    monkeypatch.setattr(command, "run_point", compute)
+    monkeypatch.setattr(sys, "argv", ["paper", "--row", "dropout", "--data", "nowhere"])
+    assert command.main() == 0
+    assert computed == [points[1]]
+    found = json.loads(file.read_text())["points"]
+    assert [point.get("new", False) for point in found] == [False, True, False, False, False, False]
 
 
 def test_a_point_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
@@ -156,9 +269,11 @@ def test_a_point_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> 
     found = run_point(wanted, scale, "nowhere", tmp_path, None)
     assert found is not None
     assert found["accuracy"] == 0.5
-    for changed in (replace(scale, our_weight=0.7), replace(scale, draw=2), replace(scale, training={"epochs": 12})):
+    for changed in (replace(scale, paper_weight=0.7), replace(scale, draw=2), replace(scale, training={"epochs": 12})):
         with pytest.raises(SpecError, match="choose another --out"):
             run_point(wanted, changed, "nowhere", tmp_path, None)
+    decides_others = replace(scale, our_weights=(0.1, 0.7), settle=2.0, noise={"*": (0.05, 0.4)}, seeds=3)
+    assert run_point(wanted, decides_others, "nowhere", tmp_path, None) == found
 
 
 def test_steps_that_are_done_are_not_done_again_and_none_begins_when_the_time_is_up(tmp_path: Path) -> None:
