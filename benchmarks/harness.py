@@ -26,8 +26,12 @@ from splitveil.specs import PlugInSpec
 RESULTS = Path(__file__).with_name("results")
 MILLIONTHS = 1e6
 RESAMPLES = 2000
-SMALLER: dict[str, dict[str, Any]] = {"ressfl": {"channels": 32}, "noise_arl": {"channels": 32}}
-"""Inner decoders of presets in the recipe ``quick``: as its networks and its attackers are."""
+SMALLER: dict[str, dict[str, Any]] = {
+    "ressfl": {"channels": 32},
+    "noise_arl": {"channels": 32},
+    "patrol": {"deeper": 4},
+}
+"""Inner decoders, and PATROL's further layer, in the recipe ``quick``: as small as its networks and attackers are."""
 
 
 def publish(

@@ -46,7 +46,7 @@ PENALTIES: dict[str, Callable[[], Penalty | None]] = {
     "task": lambda: None,
     "cem": lambda: ConditionalEntropy(2, 48, clusters=2),
     "cem_paper": lambda: ConditionalEntropy(2, 48, clusters=2, surrogate="thresholded_trace"),
-    "arl": lambda: _arl("mse"),
+    "arl": lambda: _arl("rmse"),
     "distance_correlation": DistanceCorrelation,
     "hsic": lambda: Dependence(2),
     "lipschitz": Lipschitz,

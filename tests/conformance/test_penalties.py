@@ -64,7 +64,7 @@ ROWS = {
     "conditional_entropy paper": Row("conditional_entropy", {"clusters": 2, "surrogate": "thresholded_trace"}),
     "adversarial_reconstruction": Row("adversarial_reconstruction", {"threshold": 0.0, "channels": 4, "blocks": 1}),
     "adversarial_reconstruction mse": Row(
-        "adversarial_reconstruction", {"likeness": "mse", "threshold": 0.9, "channels": 4, "blocks": 1, "pretrain": 1}
+        "adversarial_reconstruction", {"likeness": "rmse", "threshold": 0.9, "channels": 4, "blocks": 1, "pretrain": 1}
     ),
     "adversarial_reconstruction release": Row(
         "adversarial_reconstruction", {"reads": "release", "threshold": 0.0, "channels": 4, "blocks": 1}

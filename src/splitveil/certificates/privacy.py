@@ -10,6 +10,7 @@ from splitveil.bounds.privacy import gaussian_epsilon, laplace_epsilon, zero_con
 from splitveil.certificates.channel import Channel
 from splitveil.defenses.mechanisms.chain import Chain
 from splitveil.defenses.mechanisms.clip import Clip
+from splitveil.defenses.mechanisms.clip_ball import ClipBall
 from splitveil.defenses.mechanisms.laplace import Laplace
 from splitveil.split_model import SplitModel
 
@@ -65,7 +66,9 @@ def _laplace(model: SplitModel, observations: int) -> list[float]:
     """The epsilon of a clip and Laplace noise right behind it."""
     parts = model.mechanism.mechanisms if isinstance(model.mechanism, Chain) else [model.mechanism]
     for before, after in pairwise(parts):
-        if isinstance(before, Clip) and isinstance(after, Laplace):
+        if isinstance(after, Laplace) and isinstance(before, Clip | ClipBall):
             q = model.feature_spec.numel
-            return [laplace_epsilon(q, before.high - before.low, after.scale, observations)]
+            # two points of a ball are 2 C apart, and at most sqrt(q) times that in l1
+            width = before.high - before.low if isinstance(before, Clip) else 2 * before.radius / math.sqrt(q)
+            return [laplace_epsilon(q, width, after.scale, observations)]
     return []

@@ -15,7 +15,7 @@ from splitveil.defenses.base import Defense, MechanismPart, PenaltyPart
 from splitveil.defenses.ensembler import BeginFinal, BeginNetwork, MultiplyBodies, Selection
 from splitveil.defenses.mechanisms.learned_noise import NoiseLaw
 from splitveil.defenses.patrol import DeepenHead, EdgeCost, PruneHead
-from splitveil.defenses.presets import clipped_gaussian
+from splitveil.defenses.presets import clip_part, clipped_gaussian
 from splitveil.schedules import Constant, InStage, Schedule, WarmUp
 
 __all__ = [
@@ -106,17 +106,17 @@ def topk(ratio: float = 0.25, noise_std: float = _LITTLE) -> Defense:
     )
 
 
-def laplace(scale: float = 0.1, low: float = 0.0, high: float = 1.0) -> Defense:
-    """Clip to a box and add Laplace noise.
+def laplace(scale: float = 0.1, low: float = 0.0, high: float = 1.0, *, radius: float | None = None) -> Defense:
+    """Clip to a box, or to an l2 ball, and add Laplace noise.
 
     Args:
         scale: b, feature units; the deviation is ``sqrt(2) b``.
         low: lower edge of the box.
         high: upper edge of the box.
+        radius: clips to an l2 ball in place of the box, feature units.
     """
-    params = {"scale": scale, "low": low, "high": high}
-    box = MechanismPart("clip", {"low": low, "high": high})
-    return Defense("laplace", params, (box, MechanismPart("laplace", {"scale": scale})))
+    clip = clip_part(low, high, radius)
+    return Defense("laplace", {"scale": scale, **clip.params}, (clip, MechanismPart("laplace", {"scale": scale})))
 
 
 def quantise(bits: int = 4, low: float = 0.0, high: float = 1.0) -> Defense:
@@ -203,18 +203,18 @@ def shredder(weight: float = 0.1, noise_std: float = 0.1, law: NoiseLaw = "gauss
 
 
 def disco(
-    ratio: float = 0.5, weight: float = 1.0, threshold: float = 0.1, noise_std: float = _LITTLE, channels: int = 32
+    ratio: float = 0.5, weight: float = 5.0, threshold: float = 0.2, noise_std: float = _LITTLE, channels: int = 32
 ) -> Defense:
     """Channels that a learned filter removes, picture by picture, so that an inner decoder of the release fails.
 
     Args:
         ratio: share of the channels that is removed.
-        weight: of the inner decoder's error.
-        threshold: squared error up to which it is pushed.
+        weight: of the inner decoder's error, see `AdversarialReconstruction`.
+        threshold: error up to which it is pushed, root mean square, pixel units.
         noise_std: feature units.
         channels: of the inner decoder.
     """
-    inner = {"likeness": "mse", "threshold": threshold, "reads": "release", "channels": channels}
+    inner = {"likeness": "rmse", "threshold": threshold, "reads": "release", "channels": channels}
     return Defense(
         "disco",
         {"ratio": ratio, "weight": weight, "threshold": threshold, "noise_std": noise_std, "channels": channels},
@@ -279,10 +279,10 @@ def hsic(weight: float = 1.0, pictures: float = 0.5, labels: float = 0.5, noise_
 
 
 def patrol(
-    adversary: float = 1.0,
+    adversary: float = 5.0,
     lipschitz: float = 0.02,
-    sparsity: float = 0.01,
-    threshold: float = 0.05,
+    sparsity: float = 0.2,
+    threshold: float = 0.2,
     edge_budget: float = 1.0,
     cost: EdgeCost = "multiply_adds",
     deeper: int = 16,
@@ -296,16 +296,17 @@ def patrol(
     ```
 
     Args:
-        adversary: weight of the inner decoder's error.
+        adversary: weight of the inner decoder's error; 5 is a beta of 0.1 for pictures of 3 x 32 x 32.
         lipschitz: weight of the stretch.
-        sparsity: weight of the l1 norm of the scales.
-        threshold: squared error up to which the inner decoder is pushed.
+        sparsity: weight of the mean l1 norm of the scales.
+        threshold: error up to which the inner decoder is pushed, root mean square, pixel units; the mean picture of
+            CIFAR-10 errs by 0.25.
         edge_budget: cost of the pruned head, times that of the plain one.
         cost: ``parameters`` or ``multiply_adds``.
         deeper: channels of the layer that is put before the head's first.
         noise_std: feature units.
     """
-    inner = {"likeness": "mse", "threshold": threshold}
+    inner = {"likeness": "rmse", "threshold": threshold}
     params = {"adversary": adversary, "lipschitz": lipschitz, "sparsity": sparsity, "threshold": threshold}
     return Defense(
         "patrol",

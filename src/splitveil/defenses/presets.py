@@ -14,7 +14,7 @@ from splitveil.errors import SpecError, UnknownNameError
 from splitveil.mixtures import Covariance
 from splitveil.schedules import Constant, LearningRateCoupled, Schedule, WarmUp
 
-__all__ = ["cem", "clipped_gaussian", "conditional_entropy", "gaussian", "none"]
+__all__ = ["cem", "clip_part", "clipped_gaussian", "conditional_entropy", "gaussian", "none"]
 
 _PAPER = "arXiv 2503.00383 (CVPR 2025)"
 _SCHEDULES: dict[str, type[WarmUp] | type[LearningRateCoupled] | type[Constant]] = {
@@ -37,18 +37,34 @@ def none() -> Defense:
 
 
 def gaussian(
-    noise_std: float | None = None, low: float = 0.0, high: float = 1.0, *, capacity_nats: float | None = None
+    noise_std: float | None = None,
+    low: float = 0.0,
+    high: float = 1.0,
+    *,
+    radius: float | None = None,
+    capacity_nats: float | None = None,
 ) -> Defense:
-    """Clip to a box and add Gaussian noise: ``r = clip(z, low, high) + s n``.
+    """Clip and add Gaussian noise: ``r = clip(z, low, high) + s n``, or ``r = z min(1, C / |z|) + s n``.
 
     Args:
         noise_std: s, feature units, 0.1 by default; the features of the built-in nets lie in (0, 1).
         low: lower edge of the box.
         high: upper edge of the box.
+        radius: C: clips to an l2 ball in place of the box, feature units.
         capacity_nats: in place of `noise_std`: the most that a release can tell of any picture, see
             `splitveil.bounds.capacity_box`; the noise follows from it and from the size of the features.
+
+    Example:
+        >>> [part.name for part in gaussian(noise_std=0.1, radius=4.0).mechanisms]
+        ['clip_ball', 'gaussian']
     """
     box = {"low": low, "high": high}
+    if radius is not None:
+        if capacity_nats is not None:
+            raise SpecError("expected radius or capacity_nats, got both: capacity_nats is of features in a box")
+        std = positive(0.1 if noise_std is None else noise_std, "noise_std")
+        noise = MechanismPart("gaussian", {"noise_std": std})
+        return Defense("gaussian", {"noise_std": std, "radius": radius}, (clip_part(low, high, radius), noise))
     if capacity_nats is not None:
         if noise_std is not None:
             raise SpecError("expected noise_std or capacity_nats, got both: the one decides the other")
@@ -151,10 +167,25 @@ def cem(
     return replace(with_noise, name="cem")
 
 
+def clip_part(low: float, high: float, radius: float | None) -> MechanismPart:
+    """A clip to a box, or to an l2 ball where there is a radius.
+
+    Raises:
+        SpecError: there is a radius beside another box than that of 0 and 1.
+    """
+    if radius is None:
+        return MechanismPart("clip", {"low": low, "high": high})
+    if (low, high) != (0.0, 1.0):
+        raise SpecError(
+            f"expected low and high or radius, got {low:g}, {high:g} and {radius:g}: clip to the one or other"
+        )
+    return MechanismPart("clip_ball", {"radius": positive(radius, "radius")})
+
+
 def clipped_gaussian(noise_std: float, low: float = 0.0, high: float = 1.0) -> tuple[MechanismPart, ...]:
     """A clip to a box, and Gaussian noise after it."""
     return (
-        MechanismPart("clip", {"low": low, "high": high}),
+        clip_part(low, high, None),
         MechanismPart("gaussian", {"noise_std": positive(noise_std, "noise_std")}),
     )
 

@@ -61,5 +61,17 @@ def test_laplace_noise_behind_a_box() -> None:
     assert said(Clip(0.0, 0.5), Laplace(0.2), observations=3) == [3 * laplace_epsilon(Q, 0.5, 0.2)]
 
 
+def test_laplace_noise_behind_a_ball() -> None:
+    """The epsilon is that of the two points of the ball whose densities differ most: opposite, all values alike."""
+    radius, scale = 0.3, 0.2
+    far = torch.full((Q,), radius / Q**0.5, dtype=torch.float64)
+    law = torch.distributions.Laplace(far, scale)
+    odds = float((law.log_prob(far) - torch.distributions.Laplace(-far, scale).log_prob(far)).sum())
+    assert said(ClipBall(radius), Laplace(scale)) == [pytest.approx(odds, rel=1e-6)]
+    draw = torch.randn(2000, 2, Q, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    apart = (radius * draw / draw.norm(dim=2, keepdim=True)).diff(dim=1).abs().sum((1, 2)).max()
+    assert float(apart) / scale < odds
+
+
 def test_nothing_is_said_without_a_clip_or_without_noise() -> None:
     assert said(Laplace(0.2)) == said(Clip(0.0, 0.5)) == said(Gaussian(0.2)) == []

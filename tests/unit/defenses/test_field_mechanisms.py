@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from splitveil.attacks.subjects import ModelSubject
 from splitveil.bounds import capacity_box
 from splitveil.codecs import QuantisedCodec
 from splitveil.contracts import FeatureSpec, Mechanism
-from splitveil.defenses import conditional_entropy, gaussian, sca
+from splitveil.defenses import conditional_entropy, gaussian, laplace, load_defense, sca
 from splitveil.defenses.mechanisms.channel_mask import ChannelMask
 from splitveil.defenses.mechanisms.clip_ball import ClipBall
 from splitveil.defenses.mechanisms.dropout import Dropout
@@ -227,8 +229,22 @@ def test_noise_that_is_asked_for_by_capacity_holds_it(per_dimension: float, q: i
     assert together.mechanisms == gaussian(capacity_nats=nats).mechanisms
 
 
+@pytest.mark.parametrize("preset", [gaussian, laplace])
+def test_a_radius_clips_to_a_ball_in_place_of_the_box(preset: Any) -> None:
+    z = 10 * torch.rand(6, *VECTOR.shape, generator=Rng(3).generator())
+    mechanism, _ = preset(0.1, radius=2.0).build(VECTOR, 2, Rng(0), (1, 2, 2))
+    clip, _ = mechanism.mechanisms
+    torch.testing.assert_close(clip(z, ()), 2.0 * z / z.flatten(1).norm(dim=1)[:, None])
+    again = load_defense(preset.__name__, preset(0.1, radius=2.0).params)
+    assert again.mechanisms == preset(0.1, radius=2.0).mechanisms
+
+
 def test_noise_is_told_once_and_a_capacity_needs_a_box() -> None:
     with pytest.raises(SpecError, match="noise_std or capacity_nats, got both"):
         gaussian(0.1, capacity_nats=10.0)
+    with pytest.raises(SpecError, match="radius or capacity_nats, got both"):
+        gaussian(radius=1.0, capacity_nats=10.0)
+    with pytest.raises(SpecError, match="low and high or radius, got 0, 2 and 1"):
+        gaussian(high=2.0, radius=1.0)
     with pytest.raises(SpecError, match="clipped to a box before capacity_nats"):
         Gaussian.from_spec(VECTOR, Rng(0), capacity_nats=10.0)

@@ -45,6 +45,21 @@ def trace_of(x: Tensor, z: Tensor, channel: GaussianChannel | None = None) -> Tr
     return Trace(x, z, z, z, z, channel)
 
 
+@pytest.mark.parametrize("spread", [1.0, 0.02, 0.003])
+def test_dependence_keeps_its_digits_where_features_vary_little(spread: float) -> None:
+    """Conditional entropy shrinks features: the row with it would lose the penalty that the row without it has."""
+    x, z = rows(48, 30, "pictures"), rows(48, 20, "features")
+    z = spread * (z + x[:, :20])
+    found = []
+    for precision in (torch.float32, torch.float64):
+        leaf = z.to(precision).requires_grad_()
+        reached = hilbert_schmidt(x.to(precision), leaf)
+        found.append((float(reached.detach()), torch.autograd.grad(reached, leaf)[0].double().flatten()))
+    (short, slope), (exact, exact_slope) = found
+    assert short == pytest.approx(exact, rel=1e-3)
+    assert float(torch.cosine_similarity(slope, exact_slope, dim=0)) > 0.999
+
+
 def slow_distance_correlation(a: np.ndarray, b: np.ndarray) -> float:
     n = len(a)
     centred = []
@@ -132,7 +147,7 @@ def test_lipschitz_forgets_its_hooks() -> None:
 def adversary() -> AdversarialReconstruction:
     with Rng(0).scoped():
         return AdversarialReconstruction(
-            FeatureSpec.of((2, 4, 4)), (1, 8, 8), channels=4, blocks=1, lr=1e-2, likeness="mse", threshold=0.9
+            FeatureSpec.of((2, 4, 4)), (1, 8, 8), channels=4, blocks=1, lr=1e-2, likeness="rmse", threshold=0.9
         )
 
 
@@ -153,6 +168,30 @@ def test_the_inner_decoder_learns_and_is_frozen_outside() -> None:
     assert trace.z.grad is not None
     assert float(trace.z.grad.abs().sum()) > 0
     assert all(not parameter.requires_grad for parameter in penalty.adversary.parameters())
+
+
+def test_the_error_that_the_head_is_pushed_by_is_a_norm_with_a_cap() -> None:
+    """By a norm the push does not fade where the decoder errs little, as by a square it would."""
+    penalty, trace = adversary(), hidden()
+    with torch.no_grad():
+        drawn = penalty.adversary(trace.z)
+    error = (drawn - trace.x).flatten(1).norm(dim=1) / 8
+    assert float(value(penalty, trace).detach()) == pytest.approx(float((0.9 - error).mean()), rel=1e-5)
+    penalty.threshold = float(error.median())
+    assert float(value(penalty, trace).detach()) == pytest.approx(
+        float((penalty.threshold - error).clamp_min(0).mean()), rel=1e-5
+    )
+
+    def push(distance: float) -> float:
+        x = torch.full((1, 1, 8, 8), 0.5)
+        guess = (x + distance).requires_grad_()
+        penalty.threshold = 0.9
+        near = AdversarialReconstruction._alike(penalty, guess, x).mean()
+        (gradient,) = torch.autograd.grad(near, guess)
+        return float(gradient.norm())
+
+    assert push(0.01) == pytest.approx(push(0.3), rel=1e-4)
+    assert np.isfinite(push(0.0))
 
 
 def test_the_moments_of_the_inner_optimiser_are_part_of_the_state() -> None:

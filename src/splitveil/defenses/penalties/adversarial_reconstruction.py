@@ -27,8 +27,10 @@ from splitveil.rng import Rng
 
 __all__ = ["AdversarialReconstruction", "Likeness", "Reads"]
 
-Likeness = Literal["ssim", "mse"]
+Likeness = Literal["ssim", "rmse"]
 Reads = Literal["feature", "release"]
+
+_LEAST = 1e-12  # a mean squared error, whose root has a slope
 
 
 class AdversarialReconstruction(Penalty):
@@ -39,13 +41,15 @@ class AdversarialReconstruction(Penalty):
                  head <- task + weight * relu(SSIM(g(z), x) - threshold)                g frozen, in evaluation mode
     ```
 
-    With ``likeness='mse'`` the term is ``relu(threshold - |g(z) - x|^2 / d)``: it pushes the error up to the threshold
-    and no further. g first learns alone, on pictures of the training set, from the features of the head as it begins.
+    With ``likeness='rmse'`` the term is ``relu(threshold - |g(z) - x|_2 / sqrt(d))``, d values per picture: it pushes
+    the error up to the threshold and no further. A norm, not its square, whose gradient fades where g errs little: a
+    weight of w is PATROL's beta of ``w / sqrt(d)``. g first learns alone, by its squared error or similarity, on
+    pictures of the training set, from the features of the head as it begins.
 
     Args:
         spec: of z.
         picture: ``(c, h, w)``.
-        likeness: ``ssim`` (ResSFL) or ``mse`` (PATROL).
+        likeness: ``ssim`` (ResSFL) or ``rmse`` (PATROL), pixel units.
         threshold: of the likeness; beyond it the head is not pushed.
         reads: ``feature``, z as in ResSFL, or ``release``, r with its noise.
         channels: of g.
@@ -127,8 +131,8 @@ class AdversarialReconstruction(Penalty):
 
     def _learn(self, r: Tensor, x: Tensor, comm: Comm = ALONE) -> Tensor:
         def loss(decoder: nn.Module) -> Tensor:
-            alike = self._alike(decoder(r), x).mean()
-            return 1 - alike if self.likeness == "ssim" else alike
+            drawn = decoder(r)
+            return 1 - similarity_for_training(drawn, x).mean() if self.likeness == "ssim" else _mse(drawn, x).mean()
 
         return self.adversary.learn(loss, comm)
 
@@ -136,4 +140,8 @@ class AdversarialReconstruction(Penalty):
         """``(n,)``."""
         if self.likeness == "ssim":
             return similarity_for_training(drawn, x)
-        return (drawn - x).square().flatten(1).mean(1)
+        return _mse(drawn, x).clamp_min(_LEAST).sqrt()
+
+
+def _mse(drawn: Tensor, x: Tensor) -> Tensor:
+    return (drawn - x).square().flatten(1).mean(1)
