@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness import errors_of, gain_at_accuracy, gain_db, least_error, on_file, publish
+from benchmarks.harness import accuracy_of, errors_of, gain_at_accuracy, gain_db, least_error, on_file, publish
 from splitveil.attacks.decoder import Decoder
 from splitveil.attacks.fitting import converged
 from splitveil.audit.run import audit_run
@@ -126,9 +126,7 @@ def cem_gain(records: dict[str, RunRecord], suite: set[str], observations: int =
     """
     accuracy, tables = dict[str, float](), dict[str, NDArray[np.float64]]()
     for name in ("gaussian .1", "gaussian .2", "cem"):
-        evaluation = records[name].evaluation
-        assert evaluation is not None
-        accuracy[name] = evaluation.accuracy.mean
+        accuracy[name] = accuracy_of(records[name]).mean
         tables[name] = errors_of(records[name], strongest(records[name], suite, observations))
     return gain_at_accuracy("cem", ("gaussian .1", "gaussian .2"), accuracy, tables)
 
@@ -250,7 +248,7 @@ def tell(records: dict[str, RunRecord]) -> None:
         {
             "strong_over_paper_db": {name: item["db"] for name, item in over.items()},
             "strong_over_paper": over,
-            "pictures": max(row["pictures"] for row in rows),
+            "pictures": max(int(row["pictures"] or 0) for row in rows),
             "cem_gain_standard_db": _mean_db([item for item in gains.values() if item["under"] == under]),
             "cem_gain_by_training": gains,
             "cem_gain_16_releases": of_several and dict(zip(("db", "low", "high"), of_several, strict=True)),

@@ -71,7 +71,8 @@ def measure_loss(mixture: ClassMixture, z: Tensor, y: Tensor) -> dict[str, float
         return information_bound(x, noise, labels, mixture).mean() / mixture.q
 
     def looped(x: Tensor) -> Tensor:
-        return looped_bound(x, noise, labels, mixture)
+        loss: Tensor = looped_bound(x, noise, labels, mixture)
+        return loss
 
     apart = abs(float(ours(rows)) - float(looped(rows)))
     return {
@@ -84,7 +85,7 @@ def measure_loss(mixture: ClassMixture, z: Tensor, y: Tensor) -> dict[str, float
 def inertia(z: Tensor, y: Tensor, centroids: Tensor) -> float:
     """Sum of squared distances to the nearest centroid of the own class."""
     total = 0.0
-    for rows, labels in zip(z.split(512), y.split(512), strict=True):
+    for rows, labels in zip(torch.split(z, 512), torch.split(y, 512), strict=True):
         total += float((centroids[labels] - rows.unsqueeze(1)).square().sum(2).amin(1).double().sum())
     return total
 
@@ -187,7 +188,7 @@ def stream_over_batch() -> float:
     z, y = synthetic(10, 512, 50_000)
     whole, streamed = ClassMixture(10, CLUSTERS, 512), ClassMixture(10, CLUSTERS, 512)
     whole.fit(z, y, Rng(0))
-    fit_stream(streamed, zip(z.split(4096), y.split(4096), strict=True), Rng(0), room=16_384)
+    fit_stream(streamed, zip(torch.split(z, 4096), torch.split(y, 4096), strict=True), Rng(0), room=16_384)
     return inertia(z, y, streamed.centroids) / inertia(z, y, whole.centroids)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from benchmarks.harness import RESULTS, SMALLER, gain_percent, least_error, pack, plug_in, publish, unpack
+from benchmarks.harness import RESULTS, SMALLER, accuracy_of, gain_percent, least_error, pack, plug_in, publish, unpack
 from splitveil.audit.run import audit_run
 from splitveil.cli.common import progress_bar
 from splitveil.defenses import Defense, conditional_entropy, load_defense
@@ -85,7 +85,7 @@ def measure(record: RunRecord, undefended: RunRecord, recipe: str) -> dict[str, 
     worst, evaluation = least_error(record.attacks), record.evaluation
     assert evaluation is not None
     return {
-        "accuracy": evaluation.accuracy.model_dump(),
+        "accuracy": accuracy_of(record).model_dump(),
         **{metric: worst.metrics[metric].model_dump() for metric in ("mse", "psnr", "ssim")},
         "attack": worst.attack.model_dump(),
         "converged": worst.converged,
@@ -190,7 +190,7 @@ def table(rows: list[dict[str, Any]], recipe: str) -> None:
                         "status": found["status"],
                     }
                 )
-    percent = {name: gained for name, item in gains.items() if (gained := gain_percent(item)) is not None}
+    percent = {name: more for name, item in gains.items() if (more := gain_percent(item)) is not None}
     harmed = sorted(name for name, item in gains.items() if item.mse_db and item.mse_db[1] < 0)
     gained = sorted(name for name, item in gains.items() if item.mse_db and item.mse_db[0] > 0)
     summary = {

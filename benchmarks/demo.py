@@ -34,7 +34,7 @@ def main() -> None:
             )
 
     def mean(defense: str, key: str) -> float:
-        return statistics.mean(row[key] for row in rows if row["defense"] == defense)
+        return statistics.mean(float(row[key]) for row in rows if row["defense"] == defense)
 
     gains = [
         cem["mse"] / noise["mse"] - 1

@@ -17,10 +17,11 @@ from rich.table import Table
 from safetensors.numpy import load_file
 
 from splitveil.defenses import Defense
+from splitveil.errors import SpecError
 from splitveil.experiments.environment import describe_environment, pick_device
 from splitveil.files import write_text
 from splitveil.metrics.tradeoff import DeltaSummary
-from splitveil.records import AttackResult, RunRecord
+from splitveil.records import AttackResult, MetricResult, RunRecord
 from splitveil.specs import PlugInSpec
 
 RESULTS = Path(__file__).with_name("results")
@@ -79,6 +80,17 @@ def plug_in(defense: Defense) -> PlugInSpec:
 def gain_percent(found: DeltaSummary) -> float | None:
     """How much more an attacker errs at equal accuracy; None where accuracies do not overlap."""
     return None if found.delta is None else 100 * (10 ** (found.delta.mse_db / 10) - 1)
+
+
+def accuracy_of(record: RunRecord) -> MetricResult:
+    """Of a finished run.
+
+    Raises:
+        SpecError: it is not finished, or does not classify.
+    """
+    if record.evaluation is None or record.evaluation.accuracy is None:
+        raise SpecError(f"expected a finished run that classifies in '{record.path}', got another: train it")
+    return record.evaluation.accuracy
 
 
 def errors_of(record: RunRecord, attack: AttackResult) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ import torch
 from rich.progress import track
 from torch.nn import functional
 
-from benchmarks.harness import publish
+from benchmarks.harness import accuracy_of, publish
 from splitveil.attacks.identify import Identify
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.data.loader import Pictures
@@ -43,7 +43,7 @@ def faces(path: str) -> ImageTable:
     name, folder = guess_source(path)
     source = load_source(name, folder)
     tables = [table for table in (source.train, source.test) if table is not None]
-    images = torch.cat([table.images for table in tables]).float()
+    images = torch.cat([table.images[:] for table in tables]).float()
     small = functional.interpolate(images, size=(SIDE, SIDE), mode="bilinear", antialias=True)
     return ImageTable(small.round().to(torch.uint8), torch.cat([table.labels for table in tables]))
 
@@ -73,12 +73,10 @@ def main() -> None:
             }
             better = max(tried, key=lambda name: tried[name].summary.mean)
             found = tried[better]
-            evaluation = record.evaluation
-            assert evaluation is not None
             rows.append(
                 {
                     "defense": " ".join([defense.name, *(f"{key}={value}" for key, value in defense.params.items())]),
-                    "accuracy": evaluation.accuracy.mean,
+                    "accuracy": accuracy_of(record).mean,
                     "rank1": found.summary.mean,
                     "low": found.by_identity.low,
                     "high": found.by_identity.high,

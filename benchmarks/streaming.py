@@ -219,8 +219,9 @@ def _turns(folder: Path, seconds: float) -> dict[str, Any]:
     turns = {"memory": _Turn(0, table), "stream": _Turn(1, table)}
     spec = _spec(folder)
     streamed = load_data_spec(spec.data)
-    held = {name: _held(getattr(streamed.splits, name)) for name in ("train", "val")}
-    data = {"memory": LoadedData(streamed.source, replace(streamed.splits, **held)), "stream": streamed}
+    splits = streamed.splits
+    held = replace(splits, train=_held(splits.train), val=_held(splits.val))
+    data = {"memory": LoadedData(streamed.source, held), "stream": streamed}
     players = [Thread(target=_play, args=(_trainer(spec, data[way], turn),)) for way, turn in turns.items()]
     for player in players:
         player.start()

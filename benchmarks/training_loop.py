@@ -143,14 +143,14 @@ def plain(net: str, augment: AugmentSpec, files: list[bytes] | None, table: Imag
     if augment.rotation:
         steps.append(transforms.RandomRotation(augment.rotation))
     transform = transforms.Compose([*steps, transforms.ToTensor()])
-    arrays = None if files is not None else table.images.permute(0, 2, 3, 1).contiguous().numpy()
+    arrays = None if files is not None else table.images[:].permute(0, 2, 3, 1).contiguous().numpy()
     stored = Stored(files, arrays, table.labels.tolist(), transform)
     loader = DataLoader(stored, BATCH, shuffle=True, num_workers=workers, drop_last=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     ticks = []
     for x, y in loader:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
+        torch.autograd.backward(nn.functional.cross_entropy(model(x), y))
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         ticks.append(time.perf_counter())
@@ -171,7 +171,7 @@ def compare_loops(folder: Path, n: int, rounds: int) -> tuple[dict[str, Any], li
             "dataloader": lambda net=net, augment=augment, stored=stored: plain(net, augment, stored, table, workers),  # type: ignore[misc]
             "prepared": lambda net=net: ours(net, AugmentSpec(), Prepared(table)),  # type: ignore[misc]
         }
-        rates = {name: [] for name in contenders}
+        rates: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(rounds):
             for name, run in contenders.items():
                 rates[name].append(run())

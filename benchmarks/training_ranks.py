@@ -114,7 +114,7 @@ def compare_ranks(epochs: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def _apart(one: dict[str, Any], two: dict[str, Any]) -> float:
-    pairs = [(one["loss"], two["loss"]), (one["val_objective"], two["val_objective"])]
+    pairs: list[tuple[float, float]] = [(one["loss"], two["loss"]), (one["val_objective"], two["val_objective"])]
     for name in ("terms", "val_terms"):
         pairs += [(value, two[name][key]) for key, value in one[name].items()]
     return max(abs(a - b) for a, b in pairs)

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.progress import track
 
-from benchmarks.harness import publish
+from benchmarks.harness import accuracy_of, publish
 from splitveil.experiments.api import make_spec
 from splitveil.experiments.recipes import load_recipe
 from splitveil.experiments.training import load_data_spec, train_run
@@ -46,7 +46,7 @@ def measure(name: str, path: str, batch: int, params: dict[str, Any], out: Path)
     for size in evaluation.release["shape"]:
         dimensions *= size
     return {
-        "accuracy": evaluation.accuracy.mean,
+        "accuracy": accuracy_of(record).mean,
         "nats_per_dimension": facts["held_out_nats"] / dimensions,
         "snr_db": facts["snr_db"],
     }

@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.paper.computing import compute
 from benchmarks.paper.curves import publish_curves
-from benchmarks.paper.points import points_of, run_point, seal_of
+from benchmarks.paper.points import Place, points_of, seal_of
 from benchmarks.paper.publishing import FOLDER, build, check_settings, stored
 from benchmarks.paper.scales import ROWS, SCALES
 from splitveil.experiments.environment import describe_environment, pick_device
@@ -31,6 +32,7 @@ def main() -> int:
     parser.add_argument("--scale", choices=SCALES, default="reduced")
     parser.add_argument("--out", type=Path, default=Path("runs/paper"), help="runs, and points that are done")
     parser.add_argument("--minutes", type=float, help="then stop, to go on with the same command")
+    parser.add_argument("--workers", type=int, default=1, help="points that are computed at the same time")
     parser.add_argument("--publish", action="store_true", help="build the table of the rows that are there")
     options = parser.parse_args()
     if options.row and options.data is None:
@@ -48,15 +50,19 @@ def main() -> int:
 
 
 def _run_row(row: str, options: argparse.Namespace, until: float | None) -> bool:
-    file, scale, done = FOLDER / f"{row}@{options.scale}.json", SCALES[options.scale], list[dict[str, Any]]()
-    held = json.loads(file.read_text())["points"] if file.is_file() else []
+    file, scale = FOLDER / f"{row}@{options.scale}.json", SCALES[options.scale]
+    held: list[dict[str, Any]] = json.loads(file.read_text())["points"] if file.is_file() else []
     of_seal = {point["settings"]: point for point in held}
-    for point in points_of(row, scale):
-        seal = seal_of(point, scale)
-        found = of_seal.get(seal) or run_point(point, scale, options.data, options.out / options.scale, until)
-        if found is None:
-            return False
-        done.append(found)
+    wanted = {point: seal_of(point, scale) for point in points_of(row, scale)}
+    missing = [point for point, seal in wanted.items() if seal not in of_seal]
+    place = Place(options.data, options.out / options.scale, until)
+    for point, found in compute(missing, scale, place, options.workers):
+        if found is not None:
+            of_seal[wanted[point]] = found
+            print(f"{point.name}: accuracy {found['accuracy']['mean']:.3f}, error {found['honest']['mse']['mean']:.4f}")
+    if not all(seal in of_seal for seal in wanted.values()):
+        return False
+    done = [of_seal[seal] for seal in wanted.values()]
     if done == held:
         return True
     record = {

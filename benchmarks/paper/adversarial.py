@@ -42,7 +42,8 @@ class Critic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, c, h, w)`` to ``(n,)``."""
-        return self.last(self.body(x)).flatten(1).mean(1)
+        scores: Tensor = self.last(self.body(x))
+        return scores.flatten(1).mean(1)
 
 
 def refine(

@@ -75,7 +75,7 @@ def publish_curves() -> None:
     ]
     curves = sorted({str(line["curve"]) for line in lines})
     publish("paper/curves", {"scale": scale, "curves": curves, "of": len(CURVES)}, lines)
-    figure = _figure(*(_tracks(lines, error) for error in ("honest_mse", "train_mse")), scale)
+    figure = _figure(_tracks(lines, "honest_mse"), _tracks(lines, "train_mse"), scale)
     write_with(PICTURE, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
 
 

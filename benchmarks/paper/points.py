@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from safetensors.numpy import load_file
 
-from benchmarks.harness import pack, plug_in
+from benchmarks.harness import accuracy_of, pack, plug_in
 from benchmarks.paper.protocol import attack_honestly, attack_like_the_paper
 from benchmarks.paper.scales import DISTILLED, ROWS, SETTLED, Scale, defense_of
 from splitveil.cli.common import progress_bar
@@ -26,7 +27,7 @@ from splitveil.files import write_text
 from splitveil.records import PREDICTIONS, RunRecord
 from splitveil.training.observer import Observer
 
-__all__ = ["Point", "points_of", "run_point", "seal_of"]
+__all__ = ["Place", "Point", "points_of", "run_point", "seal_of", "train_teacher"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +83,37 @@ def is_over(until: float | None) -> bool:
     return until is not None and time.monotonic() >= until
 
 
-def run_point(point: Point, scale: Scale, data: str, out: Path, until: float | None) -> dict[str, Any] | None:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where points are computed.
+
+    Args:
+        data: the folder of pictures.
+        out: of runs, and of points that are done.
+        until: time of the monotonic clock at which to stop, None for never.
+        watch: from the name of a run to who watches its training.
+    """
+
+    data: str
+    out: Path
+    until: float | None = None
+    watch: Callable[[str], Observer] = progress_bar
+
+
+def run_point(point: Point, scale: Scale, place: Place) -> dict[str, Any] | None:
     """Train and attack one point; None where the time was up before its end."""
+    out, until = place.out, place.until
     file, seal = out / "points" / f"{point.name}.json", seal_of(point, scale)
     if file.is_file():
         found: dict[str, Any] = json.loads(file.read_text())
         if found.get("settings") == seal:
             return found
         raise SpecError(f"expected a point of these settings in '{file}', got one of others: choose another --out")
-    record = _train(point, scale, data, out, until)
+    record = _train(point, scale, place)
     if record is None or is_over(until):
         return None
     evaluation = record.evaluation
     assert evaluation is not None
-    assert evaluation.accuracy is not None
     loaded, steps = load_data_spec(record.spec.data), _Steps(out / "points" / point.name, until)
     try:
         paper = attack_like_the_paper(record, loaded, scale, steps)
@@ -110,7 +128,7 @@ def run_point(point: Point, scale: Scale, data: str, out: Path, until: float | N
         "kind": point.kind,
         "noise_std": point.noise_std,
         "seed": point.seed,
-        "accuracy": evaluation.accuracy.model_dump(),
+        "accuracy": accuracy_of(record).model_dump(),
         "edge_parameters": evaluation.edge_parameters,
         "payload_bytes": evaluation.payload_bytes,
         "paper": paper,
@@ -162,27 +180,46 @@ def seal_of(point: Point, scale: Scale) -> str:
     return sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def _train(point: Point, scale: Scale, data: str, out: Path, until: float | None) -> RunRecord | None:
-    recipe, row = load_recipe(scale.recipe), ROWS[point.row]
-    cut = {} if row.cut is None else {"model_kwargs": {"cut": row.cut}}
-
-    def trained(name: str, defense: Defense, training: dict[str, Any], **more: Any) -> RunRecord:
-        spec = make_spec(
-            data,
-            defense=plug_in(defense),
-            recipe=replace(recipe, limit=scale.limit or recipe.limit),
-            seed=point.seed,
-            training={**scale.training, **training},
-            **more,
-        )
-        spec = spec.model_copy(update={"data": spec.data.model_copy(update={"seed": scale.draw})})
-        return train_run(spec, out / name, observer=_Timed(progress_bar(name), until))
-
-    defense = defense_of(row, point.kind, point.noise_std, scale)
+def train_teacher(seed: int, scale: Scale, place: Place) -> RunRecord | None:
+    """The undefended model that the settled kinds of a seed start from and learn from; None where the time was up."""
     try:
-        if point.kind not in SETTLED:
-            return trained(point.name, defense, {}, **cut)
-        plain = trained(f"none-{point.seed}", load_defense("none", {}), {}, **cut)
-        return trained(point.name, defense, {"settle": scale.settle}, task=DISTILLED, weights=plain.path)
+        return _run(f"none-{seed}", load_defense("none", {}), seed, scale, place)
     except _TimeIsUpError:
         return None
+
+
+def _train(point: Point, scale: Scale, place: Place) -> RunRecord | None:
+    row = ROWS[point.row]
+    defense = defense_of(row, point.kind, point.noise_std, scale)
+    more: dict[str, Any] = {} if row.cut is None else {"model_kwargs": {"cut": row.cut}}
+    if point.kind in SETTLED:
+        teacher = train_teacher(point.seed, scale, place)
+        if teacher is None:
+            return None
+        more |= {"training": {"settle": scale.settle}, "task": DISTILLED, "weights": teacher.path}
+    try:
+        return _run(point.name, defense, point.seed, scale, place, **more)
+    except _TimeIsUpError:
+        return None
+
+
+def _run(
+    name: str,
+    defense: Defense,
+    seed: int,
+    scale: Scale,
+    place: Place,
+    training: Mapping[str, Any] = MappingProxyType({}),
+    **more: Any,
+) -> RunRecord:
+    recipe = load_recipe(scale.recipe)
+    spec = make_spec(
+        place.data,
+        defense=plug_in(defense),
+        recipe=replace(recipe, limit=scale.limit or recipe.limit),
+        seed=seed,
+        training={**scale.training, **training},
+        **more,
+    )
+    spec = spec.model_copy(update={"data": spec.data.model_copy(update={"seed": scale.draw})})
+    return train_run(spec, place.out / name, observer=_Timed(place.watch(name), place.until))

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from splitveil.errors import SpecError
+from splitveil.specs import PlugInSpec
 
 ROOT = Path(__file__).parents[2]
 NOISE = (0.05, 0.15)
@@ -233,14 +234,16 @@ def test_of_a_row_that_is_there_the_points_of_other_settings_are_computed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmarks.paper import __main__ as command
+    from benchmarks.paper import computing
     from benchmarks.paper.points import Point, points_of, seal_of
     from benchmarks.paper.scales import SCALES, Scale
 
     scale, computed = SCALES["reduced"], list[Point]()
 
-    def compute(wanted: Point, scale: Scale, *_: Any) -> dict[str, Any]:
+    def run_point(wanted: Point, scale: Scale, _: Any) -> dict[str, Any]:
         computed.append(wanted)
-        return {"settings": seal_of(wanted, scale), "new": True, "seconds": {}}
+        found = {"accuracy": {"mean": 0.5}, "honest": {"mse": {"mean": 0.01}}, "seconds": {}, "new": True}
+        return {"settings": seal_of(wanted, scale), **found}
 
     points = list(points_of("dropout", scale))
     held = [{"settings": seal_of(item, scale), "seconds": {}} for item in points]
@@ -248,7 +251,7 @@ def test_of_a_row_that_is_there_the_points_of_other_settings_are_computed_again(
     file = tmp_path / "dropout@reduced.json"
     file.write_text(json.dumps({"points": held}))
     monkeypatch.setattr(command, "FOLDER", tmp_path)
-    monkeypatch.setattr(command, "run_point", compute)
+    monkeypatch.setattr(computing, "run_point", run_point)
     monkeypatch.setattr(sys, "argv", ["paper", "--row", "dropout", "--data", "nowhere"])
     assert command.main() == 0
     assert computed == [points[1]]
@@ -259,21 +262,22 @@ def test_of_a_row_that_is_there_the_points_of_other_settings_are_computed_again(
 def test_a_point_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from benchmarks.paper.points import Point, run_point, seal_of
+    from benchmarks.paper.points import Place, Point, run_point, seal_of
     from benchmarks.paper.scales import SCALES
 
+    place = Place("nowhere", tmp_path)
     wanted, scale = Point("bottleneck", "paper", 0.05, 0), SCALES["reduced"]
     file = tmp_path / "points" / f"{wanted.name}.json"
     file.parent.mkdir()
     file.write_text(json.dumps({"settings": seal_of(wanted, scale), "accuracy": 0.5}))
-    found = run_point(wanted, scale, "nowhere", tmp_path, None)
+    found = run_point(wanted, scale, place)
     assert found is not None
     assert found["accuracy"] == 0.5
     for changed in (replace(scale, paper_weight=0.7), replace(scale, draw=2), replace(scale, training={"epochs": 12})):
         with pytest.raises(SpecError, match="choose another --out"):
-            run_point(wanted, changed, "nowhere", tmp_path, None)
+            run_point(wanted, changed, place)
     decides_others = replace(scale, our_weights=(0.1, 0.7), settle=2.0, noise={"*": (0.05, 0.4)}, seeds=3)
-    assert run_point(wanted, decides_others, "nowhere", tmp_path, None) == found
+    assert run_point(wanted, decides_others, place) == found
 
 
 def test_steps_that_are_done_are_not_done_again_and_none_begins_when_the_time_is_up(tmp_path: Path) -> None:
@@ -320,6 +324,43 @@ def test_the_curves_of_known_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (second["noise_std"], second["train_mse"]) == pytest.approx((0.15, 0.3))
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size > (600, 400)
+
+
+@pytest.mark.long
+def test_points_in_processes_of_their_own_are_the_same_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.paper.computing import compute
+    from benchmarks.paper.points import Place, Point
+    from benchmarks.paper.scales import Scale
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # spawned processes import the benchmark too
+    small = {"channels": 4, "blocks": 1, "epochs": 1, "batch_size": 32}
+    scale = Scale(
+        recipe="tiny",
+        noise={"*": (0.05, 0.3)},
+        paper_weight=2.0,
+        our_weights=(0.3, 3.0),
+        seeds=1,
+        decoder=small,
+        adversarial=0,
+        settle=1.0,
+        honest=(PlugInSpec(name="decoder", params=small), PlugInSpec(name="linear", params={})),
+        training={"epochs": 1},
+        limit=300,
+    )
+    points = [Point("bottleneck", "ours", noise_std, 0) for noise_std in (0.05, 0.3)]
+
+    def computed(folder: str, workers: int) -> dict[Point, Any]:
+        found = dict(compute(points, scale, Place("digits", tmp_path / folder), workers))
+        for item in found.values():
+            assert item is not None
+            del item["seconds"]
+            for attacker in item["paper"].values():
+                del attacker["seconds"]
+        return found
+
+    together = computed("together", 2)
+    assert together.keys() == set(points)
+    assert together == computed("alone", 1)
 
 
 @pytest.mark.long
