@@ -2,10 +2,14 @@
 
 ``python -m benchmarks.defenses_cifar10 --data FOLDER --row noise_arl@0.1`` trains and audits the defense at that level,
 alone and with CEM, and writes ``results/defenses_cifar10/noise_arl@0.1@quick.json``; stopped, it goes on where it was.
-A row that is there is not computed again. ``--publish`` builds the table of all rows that are there.
+Of a row that is there, a side is not computed again unless its settings have changed. ``--publish`` builds the table of
+all rows that are there.
 
 Two levels far apart, the same for both sides, are what a gain at equal accuracy takes: CEM costs some points, so its
-curve meets the other one between them. A level is of noise, but for ``vib``, whose noise is learned wherever it begins:
+curve meets the other one between them. The weight of CEM rises with the level, from one end of `WEIGHTS` to the other:
+it does not change when features and noise grow together, so that at one weight all levels would lie close together (at
+0.6, noise_nopeek lost 7 points at noise 0.05 and 1 at 0.4, and its two curves had not enough in common to compare). A
+level is of noise, but for ``vib``, whose noise is learned wherever it begins:
 there it is the weight of its penalty. Defenses whose protection is not noise have lower levels than the others.
 ``distcorr`` is ``noise_nopeek`` with less noise, and ``ressfl`` is ``noise_arl`` with less, as in the paper: they have
 no level in common.
@@ -35,8 +39,9 @@ from splitveil.files import write_text
 from splitveil.metrics.tradeoff import DeltaSummary, Points, paired_delta
 from splitveil.records import PREDICTIONS, RunRecord
 
-WEIGHT = 0.6  # of conditional entropy, the same for all: it is per dimension. Chosen on another draw of the pictures:
-# at noise 0.1 bottleneck gained 1.3 dB at weight 0.2 and 1.9 dB at 0.8, at noise 0.3 it gained 1.5 dB at 0.6
+WEIGHTS = (0.25, 0.6)  # of conditional entropy, per dimension, at the lowest and at the highest level of every preset.
+# Chosen on another draw of the pictures: at noise 0.1 bottleneck gained 1.3 dB at weight 0.2 and 1.9 dB at 0.8, at
+# noise 0.3 it gained 1.5 dB at 0.6
 GRID, NOISY, QUIET = (0.05, 0.1, 0.2, 0.4), (0.05, 0.4), (0.025, 0.4)
 LEVELS = {
     **dict.fromkeys(("bottleneck", "noise_arl"), GRID),
@@ -59,12 +64,19 @@ def row_names() -> Iterator[str]:
             yield f"{preset}@{level:g}"
 
 
+def weight_of(row: str) -> float:
+    """Of conditional entropy in a row."""
+    preset, _, level = row.partition("@")
+    levels = LEVELS.get(preset, QUIET)
+    return float(np.geomspace(*WEIGHTS, len(levels))[levels.index(float(level))].round(3))
+
+
 def defense_of(row: str, kind: str, recipe: str) -> Defense:
     """The defense of a row, ``with`` conditional entropy or ``without``."""
     preset, _, level = row.partition("@")
     smaller = SMALLER.get(preset, {}) if recipe == "quick" else {}
     alone = load_defense(preset, {KNOBS.get(preset, "noise_std"): float(level), **smaller})
-    return alone if kind == "without" else alone + conditional_entropy(WEIGHT)
+    return alone if kind == "without" else alone + conditional_entropy(weight_of(row))
 
 
 def trained(defense: Defense, data: str, recipe: str, seed: int, out: Path) -> RunRecord:
@@ -96,6 +108,7 @@ def measure(record: RunRecord, undefended: RunRecord, recipe: str) -> dict[str, 
         "edge_multiply_adds": evaluation.edge_multiply_adds,
         "payload_bytes": evaluation.payload_bytes,
         "train_s": evaluation.elapsed_s,
+        "environment": describe_environment(pick_device(None)),
         "correct": pack(load_file(record.path / PREDICTIONS)["accuracy"], 1),
         "error": pack(load_file(record.path / worst.samples)["mse"]),
     }
@@ -107,7 +120,7 @@ def settings_of(row: str, recipe: str, seed: int) -> dict[str, Any]:
         "row": row,
         "preset": row.partition("@")[0],
         "level": float(row.partition("@")[2]),
-        "weight": WEIGHT,
+        "weight": weight_of(row),
         "recipe": recipe,
         "seed": seed,
         "suite": "standard",
@@ -116,30 +129,27 @@ def settings_of(row: str, recipe: str, seed: int) -> dict[str, Any]:
 
 
 def run_row(row: str, data: str, recipe: str, seed: int, out: Path) -> Path:
-    """Compute a row where it is not there; returns its file.
+    """Compute what is missing of a row; returns its file.
 
     Raises:
-        SpecError: the file holds a row of other settings.
+        SpecError: the file holds a row of another seed, scale or suite.
     """
     file, settings = FOLDER / f"{row}@{recipe}.json", settings_of(row, recipe, seed)
-    if file.is_file():
-        held = json.loads(file.read_text())
-        changed = [name for name, value in settings.items() if held.get(name) != value]
-        if changed:
-            raise SpecError(
-                f"expected the row of these settings in '{file}', got other {', '.join(changed)}: remove it"
-            )
+    held = json.loads(file.read_text()) if file.is_file() else {}
+    changed = [name for name in ("row", "recipe", "seed", "suite") if held and held.get(name) != settings[name]]
+    if changed:
+        raise SpecError(f"expected the row of these settings in '{file}', got other {', '.join(changed)}: remove it")
+    found = {kind: held[kind] for kind in BOTH if kind in held and held["defenses"][kind] == settings["defenses"][kind]}
+    missing = [kind for kind in BOTH if kind not in found]
+    if not missing:
         return file
     undefended = trained(load_defense("none", {}), data, recipe, seed, out / "none")
-    found = {
-        kind: measure(
-            trained(defense_of(row, kind, recipe), data, recipe, seed, out / f"{row}-{kind}"), undefended, recipe
-        )
-        for kind in BOTH
-    }
-    record = {**settings, "environment": describe_environment(pick_device(None)), **found}
+    for kind in missing:
+        name = f"{row}-{kind}-{weight_of(row):g}" if kind == "with" else f"{row}-{kind}"
+        record = trained(defense_of(row, kind, recipe), data, recipe, seed, out / name)
+        found[kind] = measure(record, undefended, recipe)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_text(file, json.dumps(settings | {kind: found[kind] for kind in BOTH}, indent=1, allow_nan=False) + "\n")
     return file
 
 
@@ -206,15 +216,25 @@ def table(rows: list[dict[str, Any]], recipe: str) -> None:
         "pictures": len(unpack(rows[0]["with"]["error"])),
         "seeds": 1,
         "scale": recipe,
-        "weight": WEIGHT,
+        "weights": WEIGHTS,
     }
     publish("defenses_cifar10", summary, lines)
 
 
 def stored_rows(recipe: str) -> list[dict[str, Any]]:
-    """All rows that are there at the scale of a recipe, in the order of the table."""
+    """All rows that are there at the scale of a recipe, in the order of the table.
+
+    Raises:
+        SpecError: one is of other settings than those of today.
+    """
     files = (FOLDER / f"{name}@{recipe}.json" for name in row_names())
-    return [json.loads(file.read_text()) for file in files if file.is_file()]
+    rows: list[dict[str, Any]] = [json.loads(file.read_text()) for file in files if file.is_file()]
+    other = [row["row"] for row in rows if row["defenses"] != settings_of(row["row"], recipe, row["seed"])["defenses"]]
+    if other:
+        raise SpecError(
+            f"expected rows of today's settings, got others of {', '.join(other)}: run them with --row first"
+        )
+    return rows
 
 
 def main() -> None:

@@ -67,8 +67,9 @@ def defenses(found: Mapping[str, Any]) -> str:
         if (percent := summary["gain_pct"].get(name)) is not None
     ]
     said = (
-        f"`{summary['scale']}` models, {summary['seeds']} seed, CEM of weight {summary['weight']:g} for all, the worst "
-        "attacker of `standard`, intervals of 95 %."
+        f"`{summary['scale']}` models, {summary['seeds']} seed, CEM of weight {summary['weights'][0]:g} at the "
+        f"lowest level of each defense to {summary['weights'][1]:g} at its highest, the worst attacker of `standard`, "
+        "intervals of 95 %."
     )
     if gains:
         said += f" The attacker's error gained by CEM at equal accuracy: {'; '.join(gains)}."

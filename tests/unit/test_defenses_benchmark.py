@@ -45,7 +45,7 @@ def row(name: str, factor: float, status: str = "valid") -> dict[str, Any]:
     accuracy, mse = 0.9 - float(noise), 0.01 * 10 ** float(noise)
     moved = 0.01 * 10 ** (float(noise) + 0.02) * factor
     sides = {"without": side(accuracy, mse), "with": side(accuracy - 0.02, moved, status)}
-    return {"row": name, "preset": preset, "noise_std": float(noise), "recipe": "quick", "seed": 0, **sides}
+    return {"row": name, "preset": preset, "level": float(noise), "recipe": "quick", "seed": 0, **sides}
 
 
 def test_no_two_rows_are_the_same_experiment() -> None:
@@ -84,12 +84,53 @@ def test_gains_are_those_of_valid_rows_at_equal_accuracy(tmp_path: Path, monkeyp
     assert summary["presets"] == 2
 
 
+def test_the_weight_rises_with_the_level_from_one_end_to_the_other() -> None:
+    from benchmarks.defenses_cifar10 import LEVELS, QUIET, WEIGHTS, row_names, weight_of
+
+    weights: dict[str, list[float]] = {}
+    for name in row_names():
+        weights.setdefault(name.partition("@")[0], []).append(weight_of(name))
+    assert all((held[0], held[-1]) == WEIGHTS and held == sorted(held) for held in weights.values())
+    assert [len(held) for held in weights.values()] == [len(LEVELS.get(name, QUIET)) for name in weights]
+
+
+def test_a_side_of_a_row_is_computed_again_where_its_settings_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import defenses_cifar10 as table
+
+    computed = list[str]()
+
+    def trained(defense: Any, data: str, recipe: str, seed: int, out: Path) -> str:
+        computed.append(out.name)
+        return out.name
+
+    monkeypatch.setattr(table, "FOLDER", tmp_path)
+    monkeypatch.setattr(table, "trained", trained)
+    monkeypatch.setattr(table, "measure", lambda record, undefended, recipe: {"measured": record})
+    name = "bottleneck@0.4"
+    file = table.run_row(name, "nowhere", "quick", 0, tmp_path)
+    assert computed == ["none", "bottleneck@0.4-without", "bottleneck@0.4-with-0.6"]
+    assert table.run_row(name, "nowhere", "quick", 0, tmp_path) == file
+    assert len(computed) == 3
+    assert len(table.stored_rows("quick")) == 1
+    monkeypatch.setattr(table, "WEIGHTS", (0.1, 0.5))
+    with pytest.raises(SpecError, match=r"got others of bottleneck@0\.4: run them"):
+        table.stored_rows("quick")
+    table.run_row(name, "nowhere", "quick", 0, tmp_path)
+    assert computed[3:] == ["none", "bottleneck@0.4-with-0.5"]
+    found = json.loads(file.read_text())
+    assert (found["without"]["measured"], found["with"]["measured"]) == (computed[1], computed[4])
+    assert (found["weight"], table.stored_rows("quick")) == (0.5, [found])
+
+
 def test_a_row_of_other_settings_is_not_taken_for_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import defenses_cifar10
 
     monkeypatch.setattr(defenses_cifar10, "FOLDER", tmp_path)
     file = tmp_path / "bottleneck@0.1@quick.json"
-    file.write_text(json.dumps(defenses_cifar10.settings_of("bottleneck@0.1", "quick", 0)))
+    sides = {"without": side(0.5, 0.1), "with": side(0.4, 0.2)}
+    file.write_text(json.dumps(defenses_cifar10.settings_of("bottleneck@0.1", "quick", 0) | sides))
     assert defenses_cifar10.run_row("bottleneck@0.1", "nowhere", "quick", 0, tmp_path) == file
     with pytest.raises(SpecError, match="got other seed: remove it"):
         defenses_cifar10.run_row("bottleneck@0.1", "nowhere", "quick", 7, tmp_path)
