@@ -76,8 +76,8 @@ class Scale:
         settle: times the epochs, of the kinds that settle.
         honest: attackers of the honest protocol.
         presets: parameters of presets that are not their defaults.
-        draw: seed of the pictures, by which they are drawn and dealt. Weights were chosen on draw 0, two of each kind
-            of CEM tried; it is not scored.
+        draw: seed of the pictures, by which they are drawn and dealt. The paper's lambda was chosen on draw 0 of two
+            that were tried; draw 0 is not scored. The ends of ours are as far apart as accuracies must be to compare.
     """
 
     recipe: str

@@ -71,15 +71,20 @@ def paper(found: Mapping[str, Any]) -> str:
         "one release, and the closed form, both from pictures of their own. *Taught* has three times the epochs: it "
         "starts from the undefended model, learns from its answers too, and lets the tail settle. *Printed* are the "
         "paper's figures, at its full scale and its own noise. Our pictures are JPEG: compare gains, not errors. "
-        "Weights were chosen on another draw of the pictures. As in the paper's figure 4, `ressfl` is `noise_arl` with "
-        f"less noise, and `distcorr` is `noise_nopeek` with less. {' '.join(said)}\n\n" + table(head, rows)
+        "The paper's lambda was chosen on another draw of the pictures, our weights span a range. As in the paper's "
+        "figure 4, `ressfl` is `noise_arl` with less noise, and `distcorr` is `noise_nopeek` with less. "
+        f"{' '.join(said)}\n\n" + table(head, rows)
     )
 
 
 def _gap(item: Mapping[str, Any]) -> str:
     error = f"{item['db']:+.2f} dB ({item['low']:.2f} to {item['high']:.2f})"
     if item["is"] == "equal accuracy":
-        return f"{error} at equal accuracy"
+        low, high = (100 * value for value in item["accuracy_range"])
+        return (
+            f"{error} at equal accuracy, {low:.1f} to {high:.1f} %, which they have in common in "
+            f"{100 * item['overlapping_share']:.0f} % of draws of the pictures"
+        )
     return (
         f"{item['is']} {error} with {item['points_more_accurate']:+.1f} points of accuracy, which have this sign in "
         f"{100 * item['more_accurate_share']:.0f} % of draws of the pictures"
