@@ -203,7 +203,7 @@ def shredder(weight: float = 0.1, noise_std: float = 0.1, law: NoiseLaw = "gauss
 
 
 def disco(
-    ratio: float = 0.5, weight: float = 5.0, threshold: float = 0.2, noise_std: float = _LITTLE, channels: int = 32
+    ratio: float = 0.5, weight: float = 5.0, threshold: float = 0.15, noise_std: float = _LITTLE, channels: int = 32
 ) -> Defense:
     """Channels that a learned filter removes, picture by picture, so that an inner decoder of the release fails.
 
@@ -281,8 +281,8 @@ def hsic(weight: float = 1.0, pictures: float = 0.5, labels: float = 0.5, noise_
 def patrol(
     adversary: float = 5.0,
     lipschitz: float = 0.02,
-    sparsity: float = 0.2,
-    threshold: float = 0.2,
+    sparsity: float = 0.05,
+    threshold: float = 0.15,
     edge_budget: float = 1.0,
     cost: EdgeCost = "multiply_adds",
     deeper: int = 16,
