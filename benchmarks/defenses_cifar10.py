@@ -8,9 +8,10 @@ all rows that are there.
 Two levels far apart, the same for both sides, are what a gain at equal accuracy takes: CEM costs some points, so its
 curve meets the other one between them. The weight of CEM rises with the level, from one end of `WEIGHTS` to the other:
 it does not change when features and noise grow together, so that at one weight all levels would lie close together (at
-0.6, noise_nopeek lost 7 points at noise 0.05 and 1 at 0.4, and its two curves had not enough in common to compare). A
-level is of noise, but for ``vib``, whose noise is learned wherever it begins:
-there it is the weight of its penalty. Defenses whose protection is not noise have lower levels than the others.
+0.6, noise_nopeek lost 7 points at noise 0.05 and 1 at 0.4, and its two curves had not enough in common to compare).
+
+A level is of noise, but for ``vib``, whose noise is learned wherever it begins: there it is the weight of its penalty.
+Defenses whose protection is not noise have lower levels than the others.
 ``distcorr`` is ``noise_nopeek`` with less noise, and ``ressfl`` is ``noise_arl`` with less, as in the paper: they have
 no level in common.
 """
@@ -26,7 +27,18 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from benchmarks.harness import RESULTS, SMALLER, accuracy_of, gain_percent, least_error, pack, plug_in, publish, unpack
+from benchmarks.harness import (
+    RESULTS,
+    SMALLER,
+    accuracy_of,
+    gain_percent,
+    least_error,
+    pack,
+    plug_in,
+    publish,
+    rising_weight,
+    unpack,
+)
 from splitveil.audit.run import audit_run
 from splitveil.cli.common import progress_bar
 from splitveil.defenses import Defense, conditional_entropy, load_defense
@@ -67,8 +79,7 @@ def row_names() -> Iterator[str]:
 def weight_of(row: str) -> float:
     """Of conditional entropy in a row."""
     preset, _, level = row.partition("@")
-    levels = LEVELS.get(preset, QUIET)
-    return float(np.geomspace(*WEIGHTS, len(levels))[levels.index(float(level))].round(3))
+    return rising_weight(WEIGHTS, LEVELS.get(preset, QUIET), float(level))
 
 
 def defense_of(row: str, kind: str, recipe: str) -> Defense:
@@ -200,7 +211,7 @@ def table(rows: list[dict[str, Any]], recipe: str) -> None:
                         "status": found["status"],
                     }
                 )
-    percent = {name: more for name, item in gains.items() if (more := gain_percent(item)) is not None}
+    percent = {name: more for name, item in gains.items() if (more := gain_percent(item.delta)) is not None}
     harmed = sorted(name for name, item in gains.items() if item.mse_db and item.mse_db[1] < 0)
     gained = sorted(name for name, item in gains.items() if item.mse_db and item.mse_db[0] > 0)
     summary = {

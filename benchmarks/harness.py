@@ -20,7 +20,7 @@ from splitveil.defenses import Defense
 from splitveil.errors import SpecError
 from splitveil.experiments.environment import describe_environment, pick_device
 from splitveil.files import write_text
-from splitveil.metrics.tradeoff import DeltaSummary
+from splitveil.metrics.tradeoff import Delta
 from splitveil.records import AttackResult, MetricResult, RunRecord
 from splitveil.specs import PlugInSpec
 
@@ -77,9 +77,14 @@ def plug_in(defense: Defense) -> PlugInSpec:
     return PlugInSpec(name=written["name"], params=written["params"])
 
 
-def gain_percent(found: DeltaSummary) -> float | None:
+def gain_percent(found: Delta | None) -> float | None:
     """How much more an attacker errs at equal accuracy; None where accuracies do not overlap."""
-    return None if found.delta is None else 100 * (10 ** (found.delta.mse_db / 10) - 1)
+    return None if found is None else 100 * (10 ** (found.mse_db / 10) - 1)
+
+
+def rising_weight(ends: tuple[float, float], levels: Sequence[float], level: float) -> float:
+    """Of a penalty at one of the levels of a sweep: from end to end by one factor from each level to the next."""
+    return float(np.geomspace(*ends, len(levels))[list(levels).index(level)].round(3))
 
 
 def accuracy_of(record: RunRecord) -> MetricResult:

@@ -182,10 +182,7 @@ def seal_of(point: Point, scale: Scale) -> str:
 
 def train_teacher(seed: int, scale: Scale, place: Place) -> RunRecord | None:
     """The undefended model that the settled kinds of a seed start from and learn from; None where the time was up."""
-    try:
-        return _run(f"none-{seed}", load_defense("none", {}), seed, scale, place)
-    except _TimeIsUpError:
-        return None
+    return _run(f"none-{seed}", load_defense("none", {}), seed, scale, place)
 
 
 def _train(point: Point, scale: Scale, place: Place) -> RunRecord | None:
@@ -197,10 +194,7 @@ def _train(point: Point, scale: Scale, place: Place) -> RunRecord | None:
         if teacher is None:
             return None
         more |= {"training": {"settle": scale.settle}, "task": DISTILLED, "weights": teacher.path}
-    try:
-        return _run(point.name, defense, point.seed, scale, place, **more)
-    except _TimeIsUpError:
-        return None
+    return _run(point.name, defense, point.seed, scale, place, **more)
 
 
 def _run(
@@ -211,7 +205,7 @@ def _run(
     place: Place,
     training: Mapping[str, Any] = MappingProxyType({}),
     **more: Any,
-) -> RunRecord:
+) -> RunRecord | None:
     recipe = load_recipe(scale.recipe)
     spec = make_spec(
         place.data,
@@ -222,4 +216,7 @@ def _run(
         **more,
     )
     spec = spec.model_copy(update={"data": spec.data.model_copy(update={"seed": scale.draw})})
-    return train_run(spec, place.out / name, observer=_Timed(place.watch(name), place.until))
+    try:
+        return train_run(spec, place.out / name, observer=_Timed(place.watch(name), place.until))
+    except _TimeIsUpError:
+        return None

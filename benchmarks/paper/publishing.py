@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import MILLIONTHS, RESAMPLES, RESULTS, gain_percent, publish, unpack
+from benchmarks.harness import MILLIONTHS, RESAMPLES, RESULTS, at_least, gain_percent, publish, unpack
 from benchmarks.paper.points import points_of, seal_of
 from benchmarks.paper.reference import TABLE
 from benchmarks.paper.scales import ROWS, SCALES
@@ -71,7 +71,7 @@ def build() -> None:
 def _of_scale(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Gains over the rows of one scale; those of the paper by the same arithmetic, over the same rows."""
     honest = {row["row"]: _honest(row, "paper", "without") for row in rows}
-    percent = [gained for found in honest.values() if (gained := gain_percent(found)) is not None]
+    percent = [gained for found in honest.values() if (gained := gain_percent(found.delta)) is not None]
     controlled = [row for row in rows if "paper_settled" in ROWS[row["row"]].kinds]
     return {
         "gain_paper_protocol_pct": {
@@ -110,31 +110,24 @@ def _bound(row: dict[str, Any], over: str) -> dict[str, Any] | None:
     """
     ours, theirs = (_points(row, kind) for kind in ("ours", over))
     least, most = _leads(ours, theirs), _leads(theirs, ours)
-    if least is not None:
-        return {"is": "at least", **least}
-    if most is not None:
-        turned = {"db": -most["db"], "low": -most["high"], "high": -most["low"]}
-        return {"is": "at most", **most, **turned, "points_more_accurate": -most["points_more_accurate"]}
-    return None
+    if least is not None or most is None:
+        return least
+    turned = {"db": -most["db"], "low": -most["high"], "high": -most["low"], "is": "at most"}
+    return {**most, **turned, "points_more_accurate": -most["points_more_accurate"]}
 
 
 def _leads(one: Points, other: Points) -> dict[str, Any] | None:
-    """The gap in dB, None unless the one is more accurate in all its points."""
+    """What the one gains at least, None unless it is more accurate in all its points."""
     least, most = int(one.correct.mean((1, 2)).argmin()), int(other.correct.mean((1, 2)).argmax())
     lead = one.correct[least].mean(0, dtype=np.float64) - other.correct[most].mean(0, dtype=np.float64)
     if lead.mean() < 0:
         return None
-    errors, other_errors = (item.mean(0, dtype=np.float64) for item in (one.error[least], other.error[most]))
     drawn = np.random.default_rng(0).integers(0, len(lead), size=(RESAMPLES, len(lead)))
-    gaps = 10 * np.log10(errors[drawn].mean(1) / other_errors[drawn].mean(1))
-    low, high = np.quantile(gaps, [0.025, 0.975])
-    return {
-        "db": float(10 * np.log10(errors.mean() / other_errors.mean())),
-        "low": float(low),
-        "high": float(high),
-        "points_more_accurate": float(100 * lead.mean()),
-        "more_accurate_share": float((lead[drawn].mean(1) >= 0).mean()),
-    }
+    ahead, behind = (
+        (float(item.correct[place].mean(dtype=np.float64)), item.error[place].mean(0, dtype=np.float64))
+        for item, place in ((one, least), (other, most))
+    )
+    return {**at_least(ahead, behind), "more_accurate_share": float((lead[drawn].mean(1) >= 0).mean())}
 
 
 def _told(found: DeltaSummary) -> dict[str, Any] | None:
@@ -188,8 +181,7 @@ def _at_accuracy_pct(row: dict[str, Any], column: str, side: str = "mean") -> fl
             return None
         accuracy = [np.mean([point["accuracy"]["mean"] for point in held]) for held in levels]
         curves.append(TradeOff.fit(accuracy, [np.mean([p["paper"][column][key] for p in held]) for held in levels]))
-    found = delta(curves[1], curves[0])
-    return None if found is None else 100 * (10 ** (found.mse_db / 10) - 1)
+    return gain_percent(delta(curves[1], curves[0]))
 
 
 def _lines(row: dict[str, Any]) -> list[dict[str, Any]]:

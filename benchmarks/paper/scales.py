@@ -19,9 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from benchmarks.harness import SMALLER
+from benchmarks.harness import SMALLER, rising_weight
 from benchmarks.paper.reference import TABLE
 from splitveil.defenses import Defense, conditional_entropy, load_defense
 from splitveil.specs import PlugInSpec
@@ -100,8 +98,7 @@ class Scale:
 
     def our_weight(self, row: Row, noise_std: float) -> float:
         """Of our CEM at a noise level of the row's sweep."""
-        levels = self.noise_of(row)
-        return float(np.geomspace(*self.our_weights, len(levels))[levels.index(noise_std)].round(3))
+        return rising_weight(self.our_weights, self.noise_of(row), noise_std)
 
 
 _SWEEP = (0.01, 0.025, 0.05, 0.1, 0.15)  # of the released script

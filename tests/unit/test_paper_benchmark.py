@@ -102,14 +102,32 @@ def point(kind: str, noise_std: float, accuracy: float, mse: float) -> dict[str,
     }
 
 
-def test_the_paper_s_protocol_is_compared_at_equal_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CEM that does nothing but move along the curve gains by noise, and nothing by accuracy."""
+def two_levels(at: dict[str, tuple[float, float]]) -> list[dict[str, Any]]:
+    """Kinds by accuracy and error at the lower level; at the higher one, ten points less and twice the error."""
+    return [
+        point(kind, noise, accuracy - less, mse * more)
+        for kind, (accuracy, mse) in at.items()
+        for noise, less, more in ((0.05, 0.0, 1.0), (0.15, 0.1, 2.0))
+    ]
+
+
+def published(row: str, points: list[dict[str, Any]], folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What is written of a row that holds these points."""
     from benchmarks import harness
     from benchmarks.paper import publishing
 
-    monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    monkeypatch.setattr(publishing, "FOLDER", tmp_path / "paper")
-    (tmp_path / "paper").mkdir()
+    monkeypatch.setattr(harness, "RESULTS", folder)
+    monkeypatch.setattr(publishing, "FOLDER", folder / "paper")
+    (folder / "paper").mkdir()
+    record = {"row": row, "scale": "reduced", "seeds": 1, "points": points}
+    (folder / "paper" / f"{row}@reduced.json").write_text(json.dumps(record))
+    publishing.build()
+    found: dict[str, Any] = json.loads((folder / "paper" / "cifar10.json").read_text())
+    return found
+
+
+def test_the_paper_s_protocol_is_compared_at_equal_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CEM that does nothing but move along the curve gains by noise, and nothing by accuracy."""
     points = [
         *(point("without", noise, accuracy, mse) for noise, accuracy, mse in ((0.05, 0.8, 0.01), (0.15, 0.7, 0.02))),
         *(
@@ -118,32 +136,20 @@ def test_the_paper_s_protocol_is_compared_at_equal_accuracy(tmp_path: Path, monk
             for noise, accuracy, mse in ((0.05, 0.75, 0.01 * 2**0.5), (0.15, 0.65, 0.02 * 2**0.5))
         ),
     ]
-    record = {"row": "dropout", "scale": "reduced", "seeds": 1, "points": points}
-    (tmp_path / "paper" / "dropout@reduced.json").write_text(json.dumps(record))
-    publishing.build()
-    summary = json.loads((tmp_path / "paper" / "cifar10.json").read_text())["summary"]
+    summary = published("dropout", points, tmp_path, monkeypatch)["summary"]
     assert summary["gain_paper_protocol_pct"] == pytest.approx(0.0, abs=0.01)
     assert summary["gain_paper_protocol_at_equal_noise_pct"] == pytest.approx(100 * (2**0.5 - 1))
     assert summary["reduced"]["accuracy_points_at_equal_noise"] == pytest.approx(-5.0)
 
 
 def test_the_summary_of_known_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks import harness
-    from benchmarks.paper import publishing
-
-    monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    monkeypatch.setattr(publishing, "FOLDER", tmp_path / "paper")
-    (tmp_path / "paper").mkdir()
     gains = {"without": 1.0, "paper": 1.25, "paper_settled": 1.25 * 10**0.04, "ours": 1.25 * 10**0.1}
     points = [
         point(kind, noise, accuracy, mse * gain)
         for kind, gain in gains.items()
         for noise, accuracy, mse in ((0.05, 0.8, 0.01), (0.15, 0.7, 0.02))
     ]
-    record = {"row": "noise_arl", "scale": "reduced", "seeds": 1, "points": points}
-    (tmp_path / "paper" / "noise_arl@reduced.json").write_text(json.dumps(record))
-    publishing.build()
-    found = json.loads((tmp_path / "paper" / "cifar10.json").read_text())
+    found = published("noise_arl", points, tmp_path, monkeypatch)
     summary = found["summary"]
     assert summary["gain_paper_protocol_pct"] == pytest.approx(25.0, abs=1e-6)
     assert summary["gain_honest_pct"] == pytest.approx(25.0, abs=0.5)
@@ -167,22 +173,8 @@ def test_the_summary_of_known_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_ours_more_accurate_everywhere_is_compared_with_the_most_accurate_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks import harness
-    from benchmarks.paper import publishing
-
-    monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    monkeypatch.setattr(publishing, "FOLDER", tmp_path / "paper")
-    (tmp_path / "paper").mkdir()
     at = {"without": (0.7, 0.010), "paper": (0.6, 0.010), "ours": (0.8, 0.012)}
-    points = [
-        point(kind, noise, accuracy - less, mse * more)
-        for kind, (accuracy, mse) in at.items()
-        for noise, less, more in ((0.05, 0.0, 1.0), (0.15, 0.1, 2.0))
-    ]
-    record = {"row": "dropout", "scale": "reduced", "seeds": 1, "points": points}
-    (tmp_path / "paper" / "dropout@reduced.json").write_text(json.dumps(record))
-    publishing.build()
-    summary = json.loads((tmp_path / "paper" / "cifar10.json").read_text())["summary"]
+    summary = published("dropout", two_levels(at), tmp_path, monkeypatch)["summary"]
     assert summary["best_over_paper_cem_is"] == "at least"
     assert summary["best_over_paper_cem_db"] == pytest.approx(10 * np.log10(2.4), abs=0.05)
     [found] = summary["reduced"]["ours_over_paper_cem"]["rows"].values()
@@ -193,22 +185,8 @@ def test_ours_more_accurate_everywhere_is_compared_with_the_most_accurate_of_the
 
 
 def test_ours_less_accurate_everywhere_is_a_bound_from_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks import harness
-    from benchmarks.paper import publishing
-
-    monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    monkeypatch.setattr(publishing, "FOLDER", tmp_path / "paper")
-    (tmp_path / "paper").mkdir()
     at = {"without": (0.7, 0.010), "paper": (0.8, 0.012), "ours": (0.69, 0.020)}
-    points = [
-        point(kind, noise, accuracy - less, mse * more)
-        for kind, (accuracy, mse) in at.items()
-        for noise, less, more in ((0.05, 0.0, 1.0), (0.15, 0.1, 2.0))
-    ]
-    record = {"row": "dropout", "scale": "reduced", "seeds": 1, "points": points}
-    (tmp_path / "paper" / "dropout@reduced.json").write_text(json.dumps(record))
-    publishing.build()
-    summary = json.loads((tmp_path / "paper" / "cifar10.json").read_text())["summary"]
+    summary = published("dropout", two_levels(at), tmp_path, monkeypatch)["summary"]
     assert summary["best_over_paper_cem_is"] == "at most"
     assert summary["best_over_paper_cem_db"] == pytest.approx(10 * np.log10(0.020 / 0.024), abs=0.05)
     [found] = summary["reduced"]["ours_over_paper_cem"]["rows"].values()
@@ -328,21 +306,18 @@ def test_the_curves_of_known_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.long
 def test_points_in_processes_of_their_own_are_the_same_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
     from benchmarks.paper.computing import compute
     from benchmarks.paper.points import Place, Point
-    from benchmarks.paper.scales import Scale
+    from benchmarks.paper.scales import SCALES
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # spawned processes import the benchmark too
     small = {"channels": 4, "blocks": 1, "epochs": 1, "batch_size": 32}
-    scale = Scale(
+    scale = replace(
+        SCALES["reduced"],
         recipe="tiny",
-        noise={"*": (0.05, 0.3)},
-        paper_weight=2.0,
-        our_weights=(0.3, 3.0),
-        seeds=1,
         decoder=small,
-        adversarial=0,
-        settle=1.0,
         honest=(PlugInSpec(name="decoder", params=small), PlugInSpec(name="linear", params={})),
         training={"epochs": 1},
         limit=300,

@@ -58,21 +58,17 @@ def gaussian(
         >>> [part.name for part in gaussian(noise_std=0.1, radius=4.0).mechanisms]
         ['clip_ball', 'gaussian']
     """
-    box = {"low": low, "high": high}
-    if radius is not None:
-        if capacity_nats is not None:
-            raise SpecError("expected radius or capacity_nats, got both: capacity_nats is of features in a box")
-        std = positive(0.1 if noise_std is None else noise_std, "noise_std")
-        noise = MechanismPart("gaussian", {"noise_std": std})
-        return Defense("gaussian", {"noise_std": std, "radius": radius}, (clip_part(low, high, radius), noise))
     if capacity_nats is not None:
+        if radius is not None:
+            raise SpecError("expected radius or capacity_nats, got both: capacity_nats is of features in a box")
         if noise_std is not None:
             raise SpecError("expected noise_std or capacity_nats, got both: the one decides the other")
         held = {"capacity_nats": positive(capacity_nats, "capacity_nats")}
-        parts = (MechanismPart("clip", box), MechanismPart("gaussian", held))
-        return Defense("gaussian", {**held, **box}, parts)
+        box = clip_part(low, high, None)
+        return Defense("gaussian", {**held, **box.params}, (box, MechanismPart("gaussian", held)))
     std = positive(0.1 if noise_std is None else noise_std, "noise_std")
-    return Defense("gaussian", {"noise_std": std, **box}, clipped_gaussian(std, low, high))
+    parts = clipped_gaussian(std, low, high, radius)
+    return Defense("gaussian", {"noise_std": std, **parts[0].params}, parts)
 
 
 def conditional_entropy(
@@ -182,10 +178,12 @@ def clip_part(low: float, high: float, radius: float | None) -> MechanismPart:
     return MechanismPart("clip_ball", {"radius": positive(radius, "radius")})
 
 
-def clipped_gaussian(noise_std: float, low: float = 0.0, high: float = 1.0) -> tuple[MechanismPart, ...]:
-    """A clip to a box, and Gaussian noise after it."""
+def clipped_gaussian(
+    noise_std: float, low: float = 0.0, high: float = 1.0, radius: float | None = None
+) -> tuple[MechanismPart, ...]:
+    """A clip as `clip_part` has it, and Gaussian noise after it."""
     return (
-        clip_part(low, high, None),
+        clip_part(low, high, radius),
         MechanismPart("gaussian", {"noise_std": positive(noise_std, "noise_std")}),
     )
 
