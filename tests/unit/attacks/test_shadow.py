@@ -130,7 +130,8 @@ def ensemble(bodies: int = 3) -> ModelSubject:
         def forward(self, value: Tensor) -> Tensor:
             return torch.stack([body(value) for body in self.bodies], dim=1)
 
-    made.tail = Several()
+    with KEY.scoped():
+        made.tail = Several()
     made.finish = nn.Flatten()
     useful = made.tail.bodies[1]
     optimiser = torch.optim.Adam(useful.parameters(), lr=1e-2)
