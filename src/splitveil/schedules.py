@@ -72,13 +72,13 @@ class WarmUp:
 class LearningRateCoupled:
     """The paper's schedule: nothing in epoch 1, the full weight below `full_below`, else weight * reference / lr.
 
-    Between `full_below` (4.1e-4) and `reference` (1e-3) the weight is above the full one, as in the released code; as
-    there too, a stage that goes on with what the one before has learned has the full weight from its first step.
+    Between `full_below` (4.1e-4) and `reference` (1e-3) the weight is above the full one, as in the released code. In a
+    stage that goes on with what the one before has learned, the first epoch is one like the others.
 
     Example:
         >>> schedule = LearningRateCoupled(16.0)
-        >>> schedule(TrainState(1, 1, 0.1, 0.05)), schedule(TrainState(0, 0, 0.0, 0.05, continues=True))
-        (0.32, 16.0)
+        >>> schedule(TrainState(0, 0, 0.0, 0.05)), schedule(TrainState(0, 0, 0.0, 0.05, continues=True))
+        (0.0, 0.32)
     """
 
     weight: float
@@ -89,9 +89,7 @@ class LearningRateCoupled:
         _check_weight(self.weight)
 
     def __call__(self, state: TrainState) -> float:
-        if state.continues:
-            return self.weight
-        if state.epoch == 0:
+        if state.epoch == 0 and not state.continues:
             return 0.0
         if state.lr < self.full_below:
             return self.weight

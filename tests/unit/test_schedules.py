@@ -54,10 +54,10 @@ def test_warm_up_by_default() -> None:
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.2, 1.0])
-def test_the_full_weight_holds_where_a_stage_goes_on(progress: float) -> None:
+def test_nothing_warms_up_again_where_a_stage_goes_on(progress: float) -> None:
     state = TrainState(0, 0, progress, 0.1, stage="fine_tune", continues=True)
     assert WarmUp(0.7)(state) == 0.7
-    assert LearningRateCoupled(0.7)(state) == 0.7, "the rate is back at its start there, which would leave next to none"
+    assert LearningRateCoupled(0.7)(state) == pytest.approx(0.007), "coupled from its first epoch on"
 
 
 def test_warm_up_without_a_rise_is_a_step() -> None:
