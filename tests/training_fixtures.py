@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from splitveil.nets.parts import SplitParts
 from splitveil.rng import Rng
 from splitveil.specs import TrainingSpec
 from splitveil.split_model import SplitModel
+from splitveil.training.checkpoint import CheckpointStore
 from splitveil.training.loop import Trainer
 from splitveil.training.observer import Observer
 from splitveil.training.tasks import Classification
@@ -37,6 +39,20 @@ class Listener(Observer):
 
     def epochs(self) -> list[dict[str, Any]]:
         return [event for event in self.events if event["event"] == "epoch"]
+
+
+class SometimesDue(CheckpointStore):
+    """Saves every so many times that the trainer asks, which it does once after each step."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        super().__init__(path, "spec")
+        self.every, self.asked = every, 0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time."""
+        self.asked += 1
+        return self.asked % self.every == 0
 
 
 class Stopping(Listener):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from splitveil.data.reading import MEMORY_SHARE, memory_bytes
 from splitveil.errors import InputError
+from splitveil.noise import to_device
 
 __all__ = ["Rows", "StoredRows", "channel_statistics", "chunks", "in_memory", "join_rows", "look_up", "take_rows"]
 
@@ -111,7 +112,9 @@ Rows = Tensor | StoredRows
 
 def look_up(rows: Rows, indices: Tensor) -> Tensor:
     """Rows at indices ``(m,)`` from any device; those in memory stay where they are."""
-    return rows[indices.to(rows.device)] if isinstance(rows, Tensor) else rows[indices]
+    if not isinstance(rows, Tensor):
+        return rows[indices]
+    return rows[indices if indices.device == rows.device else to_device(indices, rows.device)]
 
 
 def take_rows(rows: Rows, indices: Tensor) -> Rows:

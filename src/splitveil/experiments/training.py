@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -176,7 +175,6 @@ def _train(ranks: Ranks, device: torch.device, listener: Observer, job: _Job, ru
         sha256(json.dumps(spec.identity(), sort_keys=True).encode()).hexdigest(),
         job.checkpoint_interval_s,
     )
-    started = time.monotonic()
     run.task.to(device)
     run.model.to(device).to(memory_format=torch.channels_last)  # a third less time per step, on CPUs too
     val = _lessons(splits.val, device)
@@ -198,7 +196,7 @@ def _train(ranks: Ranks, device: torch.device, listener: Observer, job: _Job, ru
     trainer.run()
     if ranks.leads:
         save_model(run.model, run.built, job.out)
-        _score(run, job, device, time.monotonic() - started)
+        _score(run, job, device, trainer.elapsed_s)
         store.remove()
 
 

@@ -22,7 +22,7 @@ __all__ = ["CheckpointStore", "Place", "gather", "scatter"]
 
 @dataclass
 class Place:
-    """Where training stands between two steps."""
+    """Where training stands between two steps, and for how long all processes have been at it."""
 
     stage: int = 0
     epoch: int = 0
@@ -34,6 +34,7 @@ class Place:
     facts: dict[str, dict[str, float]] = field(default_factory=dict)
     edits: str = "[]"
     log_size: int = 0
+    elapsed_s: float = 0.0
 
 
 class CheckpointStore:

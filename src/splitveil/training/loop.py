@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,7 @@ class Trainer:
         self.observer = observer if observer is not None and self.ranks.leads else Observer()
         self.steps = steps(len(train), settings.batch_size)
         self.place = Place()
+        self._begun, self._spent_s = time.monotonic(), 0.0
         self.totals = Totals()
         self._blueprint = copy.deepcopy(model) if any(stage.before for stage in stages) else None
         self._reference = reference
@@ -113,6 +115,7 @@ class Trainer:
         saved = self.store.load() if self.store else None
         if saved is not None:
             self.place = saved[1]
+            self._spent_s = self.place.elapsed_s
             self.observer.rewind(self.place.log_size)
             apply_edits(self.model, edits_from_json(self.place.edits))
         self.observer.start("train", sum(self._epochs(s) for s in self.stages) * self.steps, self._done())
@@ -129,6 +132,11 @@ class Trainer:
             self.observer.stop()
         self.model.load_state_dict(self._best)
         self.model.requires_grad_(True).eval()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of training, those of earlier processes up to their last checkpoint among them."""
+        return self._spent_s + time.monotonic() - self._begun
 
     def _epochs(self, stage: Stage) -> int:
         return max(1, stage.min_epochs, round(stage.share * self.settings.epochs))
@@ -168,7 +176,8 @@ class Trainer:
                 self._run_epoch(stage, objective, optimizer, norms)
                 self.place.epoch, self.place.step = self.place.epoch + 1, 0
                 self.totals = Totals()
-                self._save(optimizer)
+                if self.store is not None and self.store.due:
+                    self._save(optimizer)
 
     def _measure_start(self, stage: Stage, objective: Objective) -> None:
         """What settling has to better: the weights that it starts from stand where no epoch does."""
@@ -381,5 +390,5 @@ class Trainer:
     def _save(self, optimizer: torch.optim.Optimizer) -> None:
         if self.store is not None and self.ranks.leads:
             best = {f"best/{name}": value for name, value in self._best.items()}
-            self.place.log_size = self.observer.log_size()
+            self.place.log_size, self.place.elapsed_s = self.observer.log_size(), self.elapsed_s
             self.store.save(gather(self._modules(), optimizer, {**best, **self.totals.state()}), self.place)
