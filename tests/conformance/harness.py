@@ -82,6 +82,15 @@ def check_dtype_and_device(mechanism: Mechanism, spec: FeatureSpec) -> None:
     assert r.device.type == "meta"
 
 
+def check_half_precision(mechanism: Mechanism, spec: FeatureSpec) -> None:
+    """bfloat16 in, finite bfloat16 out: of so many draws of a uniform some would be 0 or 1 if they were rounded."""
+    with torch.no_grad():
+        half = wire(copy.deepcopy(mechanism).bfloat16(), spec)
+        r = half.simulate(pictures(half, 200).bfloat16(), noises(half, 200))
+    assert r.dtype == torch.bfloat16
+    assert bool(r.isfinite().all())
+
+
 def check_row_independence(model: SplitModel) -> None:
     """Row i depends on row i alone: not on the other rows, not on how many there are."""
     x, drawn = pictures(model, 6), noises(model, 6)

@@ -38,6 +38,7 @@ def test_case_keeps_the_contract(case: Case, check: str) -> None:
 def test_case_keeps_dtype_and_device(case: Case) -> None:
     model = case.build()
     harness.check_dtype_and_device(model.mechanism, model.feature_spec)
+    harness.check_half_precision(model.mechanism, model.feature_spec)
 
 
 @each_case

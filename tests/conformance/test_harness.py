@@ -14,6 +14,7 @@ from splitveil.contracts import FeatureSpec, GaussianChannel
 from splitveil.defenses.mechanisms.clip import Clip
 from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.defenses.mechanisms.identity import Identity
+from splitveil.defenses.mechanisms.laplace import Laplace
 from splitveil.errors import ContractError, InputError
 from splitveil.rng import Rng
 
@@ -116,6 +117,14 @@ class Single(Identity):
         return z.float()
 
 
+class Rounding(Laplace):
+    """Rounds its uniform noise to the features' dtype before it takes the logarithm."""
+
+    def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
+        centred = noises[0].to(z.dtype) - 0.5
+        return z - self.scale * centred.sign() * torch.log1p(-2.0 * centred.abs())
+
+
 @pytest.mark.parametrize(
     ("mechanism", "check"),
     [
@@ -147,6 +156,11 @@ def test_a_boasting_channel_is_noticed() -> None:
 def test_another_dtype_or_device_is_noticed(mechanism: Identity) -> None:
     with pytest.raises((AssertionError, RuntimeError)):
         harness.check_dtype_and_device(mechanism, SPEC)
+
+
+def test_noise_without_end_in_half_precision_is_noticed() -> None:
+    with pytest.raises(AssertionError):
+        harness.check_half_precision(Rounding(0.1), SPEC)
 
 
 def test_a_batch_that_is_mixed_is_noticed_in_the_model_too() -> None:

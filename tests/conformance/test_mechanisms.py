@@ -61,6 +61,7 @@ def test_mechanism_keeps_the_contract(name: str, spec: FeatureSpec, check: str) 
 @each_spec
 def test_mechanism_keeps_dtype_and_device(name: str, spec: FeatureSpec) -> None:
     harness.check_dtype_and_device(build(name, spec).mechanism, spec)
+    harness.check_half_precision(build(name, spec).mechanism, spec)
 
 
 @each_mechanism

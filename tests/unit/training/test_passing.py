@@ -14,6 +14,8 @@ from splitveil.contracts import Penalty, PenaltyContext, Stage, Terms, Trace, Tr
 from splitveil.data.loader import Pictures
 from splitveil.data.tables import ImageTable
 from splitveil.defenses import load_defense
+from splitveil.defenses.mechanisms.laplace import Laplace
+from splitveil.defenses.mechanisms.learned_noise import LearnedNoise
 from splitveil.experiments.building import build_protected
 from splitveil.nets.small import small
 from splitveil.registry import DEFENSES
@@ -126,6 +128,18 @@ def test_training_in_bfloat16_learns_and_penalties_see_float32() -> None:
     settings, listener = SETTINGS.model_copy(update={"precision": "bfloat16"}), Listener()
     penalties = [Weighted("looks", Looks(), Constant(0.01))]
     make_trainer(make_model(), settings=settings, penalties=penalties, observer=listener).run()
+    assert listener.epochs()[-1]["val_accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("law", ["laplace", "learned"])
+def test_training_in_bfloat16_learns_under_laplace_noise(law: str) -> None:
+    """One uniform in three hundred would round to 0 or 1, where the noise has no end."""
+    settings, listener = SETTINGS.model_copy(update={"precision": "bfloat16"}), Listener()
+    plain = make_model()
+    learned = LearnedNoise.from_spec(plain.feature_spec, Rng(0), noise_std=0.1, law="laplace")
+    model = plain.with_mechanism(Laplace(0.1) if law == "laplace" else learned)
+    make_trainer(model, settings=settings, observer=listener).run()
+    assert all(bool(value.isfinite().all()) for value in weights(model).values())
     assert listener.epochs()[-1]["val_accuracy"] == 1.0
 
 

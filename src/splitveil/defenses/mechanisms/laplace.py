@@ -40,19 +40,25 @@ class Laplace(Mechanism):
 
     def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
         """``(n, *z)`` with noise."""
-        return z + self.scale * laplace_from_uniform(noises[0].to(z.dtype))
+        return z + self.scale * laplace_from_uniform(noises[0], z.dtype)
 
     def combine(self, r: Tensor) -> Tensor:
         """The median: for many releases its variance is half of the mean's."""
         return median(r)
 
 
-def laplace_from_uniform(u: Tensor) -> Tensor:
+def laplace_from_uniform(u: Tensor, dtype: torch.dtype) -> Tensor:
     """Laplace noise of scale 1 from uniform noise in (0, 1), by the inverse of its distribution.
 
+    It is computed in float32 at least: what bfloat16 rounds to 0 or 1 would become infinite.
+
+    Args:
+        u: any shape, float32 or float64.
+        dtype: of the noise.
+
     Example:
-        >>> laplace_from_uniform(torch.tensor([0.5])).abs().tolist()
+        >>> laplace_from_uniform(torch.tensor([0.5]), torch.bfloat16).abs().tolist()
         [0.0]
     """
-    centred = u - 0.5
-    return -centred.sign() * torch.log1p(-2.0 * centred.abs())
+    centred = u.to(torch.promote_types(dtype, torch.float32)) - 0.5
+    return (-centred.sign() * torch.log1p(-2.0 * centred.abs())).to(dtype)

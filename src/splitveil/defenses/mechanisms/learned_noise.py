@@ -71,9 +71,10 @@ class LearnedNoise(Mechanism):
 
     def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
         """``(n, *z)`` with noise."""
-        noise = noises[0].to(z.dtype)
-        if self.law == "laplace":
-            noise = laplace_from_uniform(noise) / math.sqrt(2)
+        if self.law == "gaussian":
+            noise = noises[0].to(z.dtype)
+        else:
+            noise = laplace_from_uniform(noises[0], z.dtype) / math.sqrt(2)
         return z + self.location + self.std * noise
 
     def gaussian_channel(self, z: Tensor) -> GaussianChannel | None:
