@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ from torch import Tensor, nn
 
 from splitveil.attacks.onnx import OnnxSubject
 from splitveil.contracts import FeatureSpec, Mechanism, Subject
+from splitveil.defenses.mechanisms.chain import Chain
+from splitveil.defenses.mechanisms.clip import Clip
+from splitveil.defenses.mechanisms.clip_ball import ClipBall
+from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.errors import InputError
 from splitveil.experiments.storage import load_weights, save_model
 from splitveil.export.graph import edge_parity, export_cloud, export_edge, export_finish, run_onnx
@@ -22,6 +27,7 @@ from splitveil.split_model import SplitModel
 
 ROW_TOLERANCE = 1e-6  # convolutions may sum in another order for another batch
 PARITY_TOLERANCE = 1e-4
+BOUND_TOLERANCE = 1e-5  # relative, of float32
 
 CHECKS = (
     "check_specs",
@@ -31,6 +37,7 @@ CHECKS = (
     "check_gradient",
     "check_release_leaves_no_trace",
     "check_combine",
+    "check_channel_bounds",
 )
 
 
@@ -192,6 +199,32 @@ def check_channel(model: SplitModel, stage_variance: float, samples: int = 4000)
     limit = 2.0 * 5.5 * (2.0 / samples) ** 0.5
     assert float(excess.abs().max()) < limit
     assert abs(float(excess.mean())) < limit / excess.numel() ** 0.5
+
+
+def check_channel_bounds(model: SplitModel) -> None:
+    """The mean of the Gaussian stage keeps to the box and the ball that it declares, up to a constant of each value."""
+    with evaluating(model), torch.no_grad():
+        channel = model.features(40.0 * pictures(model, 50) - 20.0)[1]
+    if channel is None:
+        return
+    mean = channel.mean.double().flatten(1)
+    if channel.box is not None:
+        low, high = channel.box
+        assert float((mean.amax(dim=0) - mean.amin(dim=0)).max()) <= (high - low) * (1 + BOUND_TOLERANCE)
+    if channel.ball is not None:
+        assert float(torch.pdist(mean).max()) <= 2 * channel.ball * (1 + BOUND_TOLERANCE)
+
+
+def check_bounds_behind_clips(mechanism: Mechanism, spec: FeatureSpec) -> None:
+    """Behind a clip, and between a clip and Gaussian noise, it leaves no bound standing that does not hold."""
+    unbounded = replace(spec, range=None)
+    for parts in (
+        (Clip(0.2, 0.8), mechanism),
+        (ClipBall(1.5), mechanism),
+        (Clip(0.2, 0.8), mechanism, Gaussian(0.1)),
+        (ClipBall(1.5), mechanism, Gaussian(0.1)),
+    ):
+        check_channel_bounds(wire(Chain(*parts), unbounded))
 
 
 def check_export_edge(model: SplitModel, folder: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from awkward import find
 from torch import Tensor
 
-from splitveil.contracts import FeatureSpec, GaussianChannel
+from splitveil.contracts import FeatureSpec, GaussianChannel, Mechanism
 from splitveil.defenses.mechanisms.clip import Clip
 from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.defenses.mechanisms.identity import Identity
@@ -103,6 +103,23 @@ class Boasting(Gaussian):
         return GaussianChannel(z, z.new_full((), 1.05 * self.noise_std))
 
 
+class Scaling(Gaussian):
+    """Scales what it adds noise to, and says that it does not."""
+
+    def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
+        return super().forward(20.0 * z, noises)
+
+    def gaussian_channel(self, z: Tensor) -> GaussianChannel:
+        return super().gaussian_channel(20.0 * z)
+
+
+class Doubling(Identity):
+    """Does not say that it leaves the range of its input."""
+
+    def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
+        return 2.0 * z
+
+
 class OnCpu(Identity):
     """Makes a tensor on the CPU, whatever the device."""
 
@@ -150,6 +167,12 @@ def test_a_fault_is_noticed(mechanism: Identity | Gaussian, check: str) -> None:
 def test_a_boasting_channel_is_noticed() -> None:
     with pytest.raises(AssertionError):
         harness.check_channel(harness.wire(Boasting(0.1), SPEC), stage_variance=0.0)
+
+
+@pytest.mark.parametrize("mechanism", [Scaling(0.1), Doubling()], ids=lambda item: type(item).__name__)
+def test_a_bound_that_does_not_hold_is_noticed(mechanism: Mechanism) -> None:
+    with pytest.raises(AssertionError):
+        harness.check_bounds_behind_clips(mechanism, SPEC)
 
 
 @pytest.mark.parametrize("mechanism", [OnCpu(), Single()], ids=lambda item: type(item).__name__)

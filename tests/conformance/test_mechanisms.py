@@ -65,6 +65,16 @@ def test_mechanism_keeps_dtype_and_device(name: str, spec: FeatureSpec) -> None:
 
 
 @each_mechanism
+@each_spec
+def test_mechanism_claims_no_bound_that_does_not_hold(name: str, spec: FeatureSpec) -> None:
+    mechanism = build(name, spec).mechanism
+    with Rng(0).scoped(), torch.no_grad():
+        for parameter in mechanism.parameters():  # as training may leave them
+            parameter.add_(torch.randn_like(parameter))
+    harness.check_bounds_behind_clips(mechanism, spec)
+
+
+@each_mechanism
 def test_mechanism_exports_with_a_free_batch(name: str, tmp_path: Path) -> None:
     harness.check_export_edge(build(name, SPECS["map"]), tmp_path)
 

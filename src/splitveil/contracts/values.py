@@ -132,8 +132,9 @@ class GaussianChannel:
     Args:
         mean: ``(n, *s)``, with gradient to z.
         std: broadcastable to `mean`, feature units, positive.
-        box: the interval that every value of `mean` is clipped to, where the mechanism clips.
-        ball: the l2 norm that `mean` is clipped to, where the mechanism clips that.
+        box: the interval that every value of `mean` is clipped to, where the mechanism clips; up to a constant of
+            each value that is the same for all pictures, since that tells nothing of any.
+        ball: the l2 norm that `mean` is clipped to, up to such constants, where the mechanism clips that.
     """
 
     mean: Tensor

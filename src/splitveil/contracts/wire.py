@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -20,7 +20,13 @@ class Mechanism(nn.Module, ABC):
 
     `forward` is pure and traceable and row i of the result never reads row j of z. All scales live here, the noise
     comes in as an argument. Only `SplitModel` calls a mechanism.
+
+    Attributes:
+        only_adds_noise: whether the mean of the Gaussian stage is z, up to a constant that is the same for all
+            pictures: then what bounds z, such as a clip before, bounds that mean, and certificates rest on it.
     """
+
+    only_adds_noise: ClassVar[bool] = False
 
     @classmethod
     def from_spec(cls, spec: FeatureSpec, rng: Rng, **params: Any) -> Mechanism:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from splitveil.bounds import capacity_ball, capacity_box
 from splitveil.bounds.privacy import gaussian_epsilon, laplace_epsilon
 from splitveil.certificates.channel import Channel
 from splitveil.certificates.information import information_certificates
 from splitveil.certificates.privacy import privacy_certificates
-from splitveil.contracts import Mechanism
+from splitveil.contracts import FeatureSpec, GaussianChannel, Mechanism
 from splitveil.data.loader import Pictures
 from splitveil.data.tables import ImageTable
 from splitveil.defenses.mechanisms.chain import Chain
@@ -20,7 +22,10 @@ from splitveil.defenses.mechanisms.clip_ball import ClipBall
 from splitveil.defenses.mechanisms.dropout import Dropout
 from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.defenses.mechanisms.laplace import Laplace
+from splitveil.defenses.mechanisms.learned_noise import LearnedNoise
+from splitveil.defenses.mechanisms.variational import Variational
 from splitveil.nets.parts import SplitParts
+from splitveil.rng import Rng
 from splitveil.split_model import SplitModel
 
 Q = 16
@@ -50,6 +55,42 @@ def test_gaussian_noise_behind_a_ball() -> None:
     found = {item.name: item.value for item in information_certificates(Channel.of(made, PICTURES), 64)}
     assert found["capacity"] == pytest.approx(capacity_ball(Q, 0.3, 0.2))
     assert found["capacity"] < capacity_box(Q, 0.6, 0.2)
+
+
+class Amplified(Gaussian):
+    """``r = 20 z + s n``, and the box of 20 z, where it says one."""
+
+    only_adds_noise = False
+
+    def __init__(self, noise_std: float, box: tuple[float, float] | None = None) -> None:
+        super().__init__(noise_std)
+        self.box = box
+
+    def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
+        return super().forward(20 * z, noises)
+
+    def gaussian_channel(self, z: Tensor) -> GaussianChannel:
+        return replace(super().gaussian_channel(20 * z), box=self.box)
+
+
+@pytest.mark.parametrize("clip", [Clip(0.0, 1.0), ClipBall(1.0)])
+def test_a_clip_bounds_nothing_that_is_scaled_after_it(clip: Mechanism) -> None:
+    """The mechanism's own box counts, or there is none; the clip's would make epsilon twenty times too small."""
+    assert said(clip, Amplified(0.1, (0.0, 20.0)))[1] == pytest.approx((20 * Q**0.5 / 0.1) ** 2 / 2, rel=1e-6)
+    assert said(clip, Amplified(0.1)) == []
+    wide = Variational.from_spec(FeatureSpec.of((1, 4, 4)), Rng(0))
+    with torch.no_grad():
+        wide.mean.weight.fill_(20.0)
+        wide.deviation.weight.zero_()
+    assert said(clip, wide) == []
+
+
+def test_what_learned_noise_adds_to_every_picture_tells_nothing() -> None:
+    learned = LearnedNoise.from_spec(FeatureSpec.of((1, 4, 4)), Rng(0), noise_std=0.2)
+    before = said(Clip(0.0, 0.5), learned)
+    with torch.no_grad():
+        learned.location.add_(torch.linspace(-9, 9, Q).reshape(1, 4, 4))
+    assert said(Clip(0.0, 0.5), learned) == before != []
 
 
 def test_masks_and_noise_after_the_stage_take_nothing_away() -> None:

@@ -59,14 +59,17 @@ class Chain(Mechanism):
         """The first Gaussian stage, after the noise-free parts before it.
 
         What comes later is post-processing of that stage, which cannot add information about the input, so a bound
-        for this stage holds for the release too. A chain that is noisy before any Gaussian stage has none.
+        for this stage holds for the release too. A chain that is noisy before any Gaussian stage has none. What the
+        parts before it are clipped to bounds its mean where it only adds noise; elsewhere its own word counts.
         """
         spec = FeatureSpec.of(z.shape[1:])
         ball: float | None = None
         for part in self.mechanisms:
             channel = part.gaussian_channel(z)
             if channel is not None:
-                return replace(channel, box=spec.range, ball=ball)
+                if not part.only_adds_noise:
+                    return channel
+                return replace(channel, box=spec.range or channel.box, ball=ball or channel.ball)
             ball = part.radius if isinstance(part, ClipBall) else None
             if part.noise_spec(spec):
                 return None

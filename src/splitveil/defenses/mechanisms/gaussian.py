@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -21,6 +21,8 @@ class Gaussian(Mechanism):
     Args:
         noise_std: s, feature units, > 0.
     """
+
+    only_adds_noise: ClassVar[bool] = True
 
     def __init__(self, noise_std: float) -> None:
         super().__init__()

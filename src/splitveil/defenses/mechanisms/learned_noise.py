@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,8 @@ class LearnedNoise(Mechanism):
     Reference:
         Mireshghallah et al.: Shredder: Learning Noise Distributions to Protect Inference Privacy, ASPLOS 2020.
     """
+
+    only_adds_noise: ClassVar[bool] = True
 
     def __init__(self, spec: FeatureSpec, noise_std: float = 0.1, law: NoiseLaw = "gaussian") -> None:
         super().__init__()
