@@ -106,7 +106,8 @@ def test_a_defense_is_rebuilt_from_what_it_writes(name: str) -> None:
 
 @each_name
 def test_a_defense_names_an_adaptive_attack_and_documents_itself(name: str) -> None:
-    assert defense(name).adaptive in ATTACKS
+    assert defense(name).adaptive
+    assert all(part.name in ATTACKS for part in defense(name).adaptive)
     factory = DEFENSES.load(name)
     told = inspect.getdoc(factory) or ""
     for parameter in inspect.signature(factory).parameters:

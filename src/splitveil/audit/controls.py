@@ -67,13 +67,19 @@ def attack_works(proof: Proof | None) -> ControlResult:
     return _result(name, title, not lost, f"{detail}; {', '.join(lost)} does as well" if lost else detail)
 
 
-def adaptive_tried(adaptive: str, attacks: Sequence[AttackResult], skipped: Mapping[str, str]) -> ControlResult:
-    """The attack that knows the defense is among those that ran."""
+def adaptive_tried(
+    adaptive: tuple[str, ...], attacks: Sequence[AttackResult], skipped: Mapping[str, str]
+) -> ControlResult:
+    """The attacks that know the defense, one for each part that has its own, are among those that ran."""
     name, title = "adaptive_tried", "The attack that knows the defense was tried"
-    if any(attack.attack.name == adaptive for attack in attacks):
-        return _result(name, title, True, adaptive)
-    why = "; ".join(reason for label, reason in skipped.items() if label.split()[0] == adaptive)
-    return _result(name, title, None, f"{adaptive} {why or 'is not in the suite'}")
+    ran = {attack.attack.name for attack in attacks}
+    missing = [_untried(twin, skipped) for twin in adaptive if twin not in ran]
+    return _result(name, title, None if missing else True, "; ".join(missing) or ", ".join(adaptive))
+
+
+def _untried(attack: str, skipped: Mapping[str, str]) -> str:
+    why = "; ".join(reason for label, reason in skipped.items() if label.split()[0] == attack)
+    return f"{attack} {why or 'is not in the suite'}"
 
 
 def no_worse_than_controls(attacks: Sequence[AttackResult]) -> ControlResult:

@@ -96,7 +96,7 @@ def audit_encoder(
     plan = _with_fresh_releases(load_suite(suite, recipe), recipe, threat)
     target = Target(subject, test=test, auxiliary=auxiliary, seed=seed)
     ceiling = seat_judges(target, auxiliary(ThreatModel(frozenset())), classes, lpips_weights)
-    found, kept = audit_target(target, plan, threat, subject=text, adaptive=recipe.attack.name, observe=observe)
+    found, kept = audit_target(target, plan, threat, subject=text, adaptive=(recipe.attack.name,), observe=observe)
     found = found.model_copy(update={"queries": counter.count, "recognition_ceiling": ceiling})
     out.mkdir(parents=True, exist_ok=True)
     for attack in found.attacks:

@@ -47,7 +47,7 @@ class AuditRecord(FiledRecord):
         suite: its name.
         budget: what the suite costs.
         threat: what the attackers were granted.
-        adaptive: the attack that knows the defense.
+        adaptive: the attack that knows the defense; where several know parts of it, commas between them.
         seed: of all attacks.
         pictures: that scores are taken on.
         attacks: every attack that ran.

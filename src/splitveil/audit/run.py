@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
 from splitveil.data.paired import PairedPictures
 from splitveil.data.tables import ImageTable
-from splitveil.defenses import load_defense
+from splitveil.defenses.base import AttackPart, load_defense
 from splitveil.errors import SpecError, ThreatModelError
 from splitveil.experiments.attacking import attack_target, fit_and_score, run_target
 from splitveil.experiments.recipes import Recipe
@@ -83,8 +82,9 @@ def audit_run(
         ThreatModelError: the threat model grants nothing that an attack of the suite can use.
     """
     started, threat = time.monotonic(), threat or ThreatModel.preset("white_box")
-    adaptive, known = _adaptive_twin(record)
-    plan = load_suite(suite, recipe).with_adaptive(adaptive, recipe, known)
+    plan, adaptive = load_suite(suite, recipe), _adaptive_twins(record)
+    for twin in adaptive:
+        plan = plan.with_adaptive(twin.name, recipe, twin.params)
     data = data or load_data_spec(record.spec.data, observe("data"))
     target = run_target(record, seed=seed, device=device, trusted=trusted, data=data)
     ceiling = seat_judges(target, hold(data.splits.aux, target.test.device), data.source.classes, lpips_weights)
@@ -98,8 +98,8 @@ def audit_run(
     proof = _on_undefended(undefended, results, data, seed, observe, device, trusted)
     itself = undefended is not None and undefended.path.resolve() == record.path.resolve()
     found = _assemble(
-        target, plan, threat, results, skipped, proof, subject=subject or str(record.path), adaptive=adaptive,
-        observe=observe, itself=itself, folder=record.path,
+        target, plan, threat, results, skipped, proof, subject=subject or str(record.path),
+        adaptive=tuple(twin.name for twin in adaptive), observe=observe, itself=itself, folder=record.path,
     )  # fmt: skip
     found = found.model_copy(update={"elapsed_s": time.monotonic() - started, "recognition_ceiling": ceiling})
     found.write(record.path)
@@ -146,7 +146,7 @@ def audit_target(
     threat: ThreatModel,
     *,
     subject: str,
-    adaptive: str,
+    adaptive: tuple[str, ...],
     observe: Observe = lambda _: Observer(),
 ) -> tuple[AuditRecord, dict[str, dict[str, Tensor]]]:
     """Audit what has no run of ours: somebody else's encoder.
@@ -168,17 +168,17 @@ def audit_target(
     return found.model_copy(update={"elapsed_s": time.monotonic() - started}), kept
 
 
-def _adaptive_twin(record: RunRecord) -> tuple[str, Mapping[str, Any]]:
-    """The attack that knows the defense, and what it knows of it."""
+def _adaptive_twins(record: RunRecord) -> tuple[AttackPart, ...]:
+    """The attacks that know the defense, and what they know of it."""
     defense = record.spec.defense
-    loaded = load_defense(defense.name, defense.params)
-    name = loaded.adaptive
-    if name not in ATTACKS:
+    twins = load_defense(defense.name, defense.params).adaptive
+    unknown = [twin.name for twin in twins if twin.name not in ATTACKS]
+    if unknown or not twins:
         raise SpecError(
-            f"expected a registered attack that knows defense '{defense.name}', got '{name}': an audit without one "
-            "grades nothing; set `adaptive` of the defense"
+            f"expected a registered attack that knows defense '{defense.name}', got {', '.join(unknown) or 'none'}: "
+            "an audit without one grades nothing; set `adaptive` of the defense"
         )
-    return name, loaded.adaptive_params
+    return twins
 
 
 def _attack_all(
@@ -245,7 +245,7 @@ def _assemble(
     proof: controls.Proof | None,
     *,
     subject: str,
-    adaptive: str,
+    adaptive: tuple[str, ...],
     observe: Observe,
     itself: bool = False,
     folder: Path | None = None,
@@ -272,7 +272,7 @@ def _assemble(
         suite=plan.name,
         budget=plan.budget,
         threat=threat.to_json(),
-        adaptive=adaptive,
+        adaptive=", ".join(adaptive),
         seed=target.seed,
         pictures=len(target.test),
         attacks=tuple(results),

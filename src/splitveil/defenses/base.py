@@ -15,7 +15,7 @@ from splitveil.rng import Rng
 from splitveil.schedules import Schedule
 from splitveil.split_model import SplitModel
 
-__all__ = ["Defense", "MechanismPart", "PenaltyPart", "load_defense"]
+__all__ = ["AttackPart", "Defense", "MechanismPart", "PenaltyPart", "load_defense"]
 
 _PLUS = "+"
 _PLAN = (Stage(),)
@@ -51,6 +51,17 @@ class PenaltyPart:
 
 
 @dataclass(frozen=True, slots=True)
+class AttackPart:
+    """An attack by its registry name, with what it knows of the defense: parameters beside those of the suite."""
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+_PLAIN = AttackPart("decoder")
+
+
+@dataclass(frozen=True, slots=True)
 class Defense:
     """What protects a split model: mechanisms that ship, penalties that only train.
 
@@ -59,8 +70,7 @@ class Defense:
         params: JSON values.
         mechanisms: in the order in which they are applied.
         penalties: terms added to the task's loss.
-        adaptive: registry name of the attack that knows this defense.
-        adaptive_params: of that attack, beside those of the suite.
+        adaptive: the attacks that know this defense.
         reference: where it comes from.
         plan: the stages of its training; one stage of everything by default.
         surgery: of the model before it trains, such as a deeper head; random weights come from torch's generator.
@@ -76,12 +86,18 @@ class Defense:
     params: Mapping[str, Any]
     mechanisms: tuple[MechanismPart, ...] = ()
     penalties: tuple[PenaltyPart, ...] = ()
-    adaptive: str = "decoder"
-    adaptive_params: Mapping[str, Any] = field(default_factory=dict)
+    adaptive: tuple[AttackPart, ...] = (_PLAIN,)
     reference: str = ""
     plan: tuple[Stage, ...] = _PLAN
     surgery: Callable[[SplitModel], SplitModel] | None = None
     codec: Codec | None = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.adaptive, tuple) and all(isinstance(part, AttackPart) for part in self.adaptive)):
+            raise SpecError(
+                f"expected attacks for adaptive of defense '{self.name}', got {self.adaptive!r}: "
+                "pass a tuple, such as (AttackPart('support'),)"
+            )
 
     def build(
         self, spec: FeatureSpec, classes: int, rng: Rng, picture: tuple[int, ...]
@@ -115,7 +131,7 @@ class Defense:
         return {"name": self.name, "params": dict(self.params)}
 
     def __add__(self, other: Defense) -> Defense:
-        """Both together; two different sources of noise are an error.
+        """Both together, attacked by all that know either; two different sources of noise are an error.
 
         Raises:
             SpecError: both bring noise, and not the same; both bring stages of their own; a penalty in both.
@@ -146,13 +162,18 @@ class Defense:
             params={**self.params, **_prefixed(other)},
             mechanisms=mechanisms,
             penalties=self.penalties + other.penalties,
-            adaptive=other.adaptive if other.mechanisms else self.adaptive,
-            adaptive_params=other.adaptive_params if other.mechanisms else self.adaptive_params,
+            adaptive=_all_that_know(self.adaptive + other.adaptive),
             reference="; ".join(text for text in (self.reference, other.reference) if text),
             plan=other.plan if self.plan == _PLAN else self.plan,
             surgery=self.surgery or other.surgery,
             codec=self.codec or other.codec,
         )
+
+
+def _all_that_know(attacks: tuple[AttackPart, ...]) -> tuple[AttackPart, ...]:
+    """Each once; the plain decoder, which every suite has, where there is no other."""
+    special = [attack for attack in attacks if attack != _PLAIN]
+    return tuple(attack for place, attack in enumerate(special) if attack not in special[:place]) or (_PLAIN,)
 
 
 def _noisy(parts: tuple[MechanismPart, ...]) -> bool:

@@ -11,7 +11,7 @@ from math import comb
 
 from splitveil.codecs import QuantisedCodec
 from splitveil.contracts import Stage, positive
-from splitveil.defenses.base import Defense, MechanismPart, PenaltyPart
+from splitveil.defenses.base import AttackPart, Defense, MechanismPart, PenaltyPart
 from splitveil.defenses.ensembler import BeginFinal, BeginNetwork, MultiplyBodies, Selection
 from splitveil.defenses.mechanisms.learned_noise import NoiseLaw
 from splitveil.defenses.patrol import DeepenHead, EdgeCost, PruneHead
@@ -102,7 +102,7 @@ def topk(ratio: float = 0.25, noise_std: float = _LITTLE) -> Defense:
         "topk",
         {"ratio": ratio, "noise_std": noise_std},
         (*clipped_gaussian(noise_std), MechanismPart("topk", {"ratio": ratio})),
-        adaptive="support",
+        adaptive=(AttackPart("support"),),
     )
 
 
@@ -365,8 +365,9 @@ def ensembler(
         },
         clipped_gaussian(noise_std),
         (PenaltyPart("head_similarity", schedule, {"stages": list(names)}),),
-        adaptive="shadow_bodies",
-        adaptive_params={"largest": chosen if _subsets(bodies, chosen) <= _MOST_SUBSETS else 1},
+        adaptive=(
+            AttackPart("shadow_bodies", {"largest": chosen if _subsets(bodies, chosen) <= _MOST_SUBSETS else 1}),
+        ),
         reference="arXiv 2401.10859 (DAC 2025)",
         plan=(
             *(Stage(name, network_share, before=BeginNetwork(place)) for place, name in enumerate(names)),

@@ -105,10 +105,18 @@ def test_an_attack_without_pairs_need_not_beat_ridge_regression() -> None:
 
 def test_the_attack_that_knows_the_defense_must_have_run() -> None:
     ran = [attack("decoder", 0.02)]
-    assert state(controls.adaptive_tried("decoder", ran, {})) == "pass"
-    refused = controls.adaptive_tried("support", ran, {"support": "needs pairs"})
+    assert state(controls.adaptive_tried(("decoder",), ran, {})) == "pass"
+    refused = controls.adaptive_tried(("support",), ran, {"support": "needs pairs"})
     assert (refused.state, refused.detail) == ("not applicable", "support needs pairs")
-    assert state(controls.adaptive_tried("support", ran, {})) == "not applicable"
+    assert state(controls.adaptive_tried(("support",), ran, {})) == "not applicable"
+
+
+def test_each_of_several_attacks_that_know_parts_of_a_defense_must_have_run() -> None:
+    twins, both = ("shadow_bodies", "support"), [attack("shadow_bodies", 0.02), attack("support", 0.03)]
+    tried = controls.adaptive_tried(twins, both, {})
+    assert (tried.state, tried.detail) == ("pass", "shadow_bodies, support")
+    partly = controls.adaptive_tried(twins, both[:1], {"support": "needs pairs"})
+    assert (partly.state, partly.detail) == ("not applicable", "support needs pairs")
 
 
 def test_an_attack_that_half_the_epochs_would_leave_far_behind_was_not_trained_for_long_enough() -> None:
@@ -192,10 +200,10 @@ def test_the_best_attack_must_have_converged() -> None:
 def test_one_failed_control_makes_it_invalid_and_none_that_proves_makes_it_unproven() -> None:
     works, tried = (
         controls.attack_works(proof(0.01, **ALL)),
-        controls.adaptive_tried("decoder", [attack("decoder", 0.02)], {}),
+        controls.adaptive_tried(("decoder",), [attack("decoder", 0.02)], {}),
     )
     late = controls.converged([attack("decoder", 0.02, converged=False)])
-    absent, untried = controls.attack_works(None), controls.adaptive_tried("decoder", [], {})
+    absent, untried = controls.attack_works(None), controls.adaptive_tried(("decoder",), [], {})
     assert controls.status_of([works, tried]) == "valid"
     assert controls.status_of([works, tried, late]) == "invalid"
     assert controls.status_of([absent, tried]) == controls.status_of([works, untried]) == "unproven"

@@ -41,7 +41,7 @@ def target_of(attacked: Subject) -> Target:
 def audited(attacked: Subject, *entries: Entry, threat: ThreatModel | None = None) -> AuditRecord:
     granted = threat or ThreatModel(attacked.offers)
     plan = Suite("test", "seconds", entries)
-    return audit_target(target_of(attacked), plan, granted, subject="test", adaptive="decoder")[0]
+    return audit_target(target_of(attacked), plan, granted, subject="test", adaptive=("decoder",))[0]
 
 
 def decoder(**changed: Any) -> Entry:
@@ -93,7 +93,7 @@ def test_an_attack_on_a_tenth_of_its_budget_is_caught_though_it_beats_all_contro
     attacked = subject(head=invertible_head(Wave()))
     target = Target(attacked, test=digits(0, 128), auxiliary=lambda _: digits(128, 640), seed=0)
     plan = Suite("test", "seconds", (decoder(epochs=10, channels=16),))
-    found, _ = audit_target(target, plan, ThreatModel(attacked.offers), subject="test", adaptive="decoder")
+    found, _ = audit_target(target, plan, ThreatModel(attacked.offers), subject="test", adaptive=("decoder",))
     [attack] = found.attacks
     assert attack.beats_controls
     assert attack.converged
@@ -165,7 +165,7 @@ def test_an_attack_that_knows_the_noise_it_is_scored_on_is_caught() -> None:
     target, threat = target_of(subject(Gaussian(0.3))), ThreatModel(subject().offers)
     Peeking.releases, Peeking.pictures = target.releases(threat), target.test.get(torch.arange(128))[0]
     plan = Suite("test", "seconds", (Entry(PlugInSpec(name="peeking")),))
-    found, _ = audit_target(target, plan, threat, subject="test", adaptive="peeking")
+    found, _ = audit_target(target, plan, threat, subject="test", adaptive=("peeking",))
     del registry.ATTACKS._entries["peeking"]
     assert found.worst["mse"].result.mean < 1e-6
     assert "same_on_other_draws" in failed(found)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from splitveil.audit.suites import Entry, Suite, load_suite
-from splitveil.defenses import conditional_entropy, ensembler
-from splitveil.errors import UnknownNameError
+from splitveil.defenses import (
+    Defense,
+    cem,
+    conditional_entropy,
+    ensembler,
+    gaussian,
+    noise_arl,
+    noise_nopeek,
+    topk,
+)
+from splitveil.defenses.base import AttackPart, MechanismPart
+from splitveil.errors import SpecError, UnknownNameError
 from splitveil.experiments.recipes import load_recipe
 from splitveil.registry import ATTACKS, SUITES
 from splitveil.specs import PlugInSpec
@@ -49,10 +61,39 @@ def test_an_ensemble_is_attacked_through_every_set_of_its_size_where_they_are_fe
     bodies: int, chosen: int, largest: int
 ) -> None:
     defense, recipe = ensembler(bodies=bodies, chosen=chosen), load_recipe("tiny")
-    [entry] = Suite("test", "", ()).with_adaptive(defense.adaptive, recipe, defense.adaptive_params).entries
+    [twin] = defense.adaptive
+    [entry] = Suite("test", "", ()).with_adaptive(twin.name, recipe, twin.params).entries
     assert entry.attack.name == "shadow_bodies"
     assert entry.attack.params == {**recipe.attack.params, "largest": largest}
-    assert (defense + conditional_entropy(0.1)).adaptive_params == {"largest": largest}
+    assert (defense + conditional_entropy(0.1)).adaptive == (twin,)
+
+
+@pytest.mark.parametrize(
+    ("host", "other"),
+    [
+        (ensembler(noise_std=0.1), cem(noise_std=0.1)),
+        (ensembler(noise_std=0.1), conditional_entropy(0.2, noise_std=0.1)),
+        (ensembler(noise_std=0.1), noise_arl(noise_std=0.1)),
+        (ensembler(noise_std=0.1), noise_nopeek(noise_std=0.1)),
+        (topk(), Defense("ball", {}, (MechanismPart("clip_ball", {"radius": 1.0}),))),
+    ],
+    ids=lambda item: item.name,
+)
+def test_a_sum_keeps_the_attack_that_knows_one_of_its_parts(host: Defense, other: Defense) -> None:
+    assert (host + other).adaptive == (other + host).adaptive == host.adaptive != other.adaptive
+
+
+def test_a_sum_has_all_attacks_that_know_its_parts_each_once() -> None:
+    sparse = replace(topk(), name="sparse", mechanisms=(), adaptive=(AttackPart("support"), AttackPart("shadow")))
+    known = [part.name for part in (ensembler() + sparse).adaptive]
+    assert known == ["shadow_bodies", "support", "shadow"]
+    assert (topk() + sparse).adaptive == sparse.adaptive
+    assert (gaussian() + conditional_entropy(0.2)).adaptive == (AttackPart("decoder"),)
+
+
+def test_an_attack_by_its_name_alone_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"got 'support': pass a tuple, such as \(AttackPart\('support'\),\)"):
+        Defense("mine", {}, adaptive="support")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
