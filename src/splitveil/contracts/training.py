@@ -161,7 +161,8 @@ class Stage:
         name: in logs.
         share: of the recipe's epochs.
         parts: the attributes of the split model that train; the others are frozen, batch norm included.
-        before: changes the model before the stage (prune, insert); the optimiser is built after it.
+        before: changes the model before the stage (prune, insert); the optimiser is built after it. Runs rehearse it
+            on a copy of the untrained model.
         min_epochs: however short the recipe is.
         lr_scale: times the recipe's learning rate.
         lr_schedule: in place of the recipe's.

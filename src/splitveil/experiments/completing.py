@@ -20,7 +20,7 @@ from splitveil.specs import PlugInSpec, RunSpec
 from splitveil.split_model import SplitModel
 from splitveil.training.tasks import make_task, with_facts
 
-__all__ = ["Prepared", "complete", "original_of", "prepare"]
+__all__ = ["Prepared", "complete", "original_of", "prepare", "rehearse"]
 
 _BEHIND_THE_WIRE = ("tail", "finish")
 
@@ -111,6 +111,20 @@ def prepare(spec: RunSpec, source: Source, original: Original | None, trusted: s
     if task.needs_original and original is not None:
         task.attach(original.told)
     return Prepared(model, penalties, stages, task, groups, built, original)
+
+
+def rehearse(run: Prepared) -> None:
+    """Change a copy of the model as the stages will, so that what cannot be done fails before anything is trained.
+
+    Raises:
+        MissingExtraError: a package is missing.
+        SpecError: a stage cannot change the model as it is asked to.
+    """
+    hooks = [stage.before for stage in run.stages if stage.before is not None]
+    stand_in = copy.deepcopy(run.model) if hooks else run.model
+    with Rng(0).scoped():
+        for change in hooks:
+            change(stand_in)
 
 
 def _parts_of(original: Original | None) -> SplitParts | None:

@@ -19,7 +19,7 @@ from splitveil.data.sources import load_source
 from splitveil.data.splits import Splits, make_splits
 from splitveil.data.tables import ImageTable, Source
 from splitveil.errors import InputError
-from splitveil.experiments.completing import Prepared, complete, original_of, prepare
+from splitveil.experiments.completing import Prepared, complete, original_of, prepare, rehearse
 from splitveil.experiments.devices import Accelerator, check_devices, spread
 from splitveil.experiments.environment import describe_environment, pick_device
 from splitveil.experiments.folder import EventLog, check_apart, check_folder, claim
@@ -133,7 +133,9 @@ def train_run(
         The record of the finished run.
 
     Raises:
+        MissingExtraError: a stage of the defense needs a package that is not installed.
         OutputError: `out` holds something else.
+        SpecError: the spec cannot be trained.
         TrainingError: the loss is not finite.
     """
     listener, target = observer or Observer(), pick_device(check_devices(devices, accelerator, device))
@@ -142,6 +144,8 @@ def train_run(
     data = data or load_data_spec(spec.data, listener)
     spec, original = complete(spec, data.source, data.splits, trusted)
     prepared = prepare(spec, data.source, original, trusted)
+    if not RunRecord(out).finished:
+        rehearse(prepared)
     record = claim(out, spec)
     if record.finished:
         return record

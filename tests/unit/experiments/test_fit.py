@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from torch import nn
 
 from splitveil.data.digits import load_digits
+from splitveil.defenses import patrol
 from splitveil.defenses.mechanisms.gaussian import Gaussian
-from splitveil.errors import SpecError
+from splitveil.errors import MissingExtraError, SpecError
+from splitveil.experiments.attacking import load_model
 from splitveil.experiments.building import check_fit
+from splitveil.experiments.training import LoadedData, load_data_spec, train_run
+from splitveil.nets import pruning
 from splitveil.nets.parts import SplitParts
 from splitveil.nets.small import small
+from splitveil.specs import DataSpec, ModelSpec, PlugInSpec, RunSpec, TrainingSpec
 from splitveil.split_model import SplitModel
+from training_fixtures import Listener
+
+DATA = DataSpec(source="digits", limit=160)
 
 
 def test_a_model_that_fits_passes_and_keeps_its_mode() -> None:
@@ -34,3 +45,38 @@ def test_a_model_that_fits_passes_and_keeps_its_mode() -> None:
 def test_a_model_that_does_not_fit_is_refused(parts: SplitParts, said: str) -> None:
     with pytest.raises(SpecError, match=said):
         check_fit(SplitModel(parts, Gaussian(noise_std=0.1)), load_digits())
+
+
+@pytest.fixture(scope="module")
+def data() -> LoadedData:
+    return load_data_spec(DATA)
+
+
+def pruned(**params: Any) -> RunSpec:
+    return RunSpec(
+        data=DATA,
+        model=ModelSpec(factory="splitveil.nets.small:small", kwargs={"width": 0.5, "bottleneck": 4}),
+        defense=PlugInSpec(name="patrol", params=dict(patrol(deeper=4, **params).params)),
+        training=TrainingSpec(epochs=1, batch_size=32, lr=0.05),
+    )
+
+
+def test_a_head_that_cannot_be_pruned_to_its_budget_is_not_trained(data: LoadedData, tmp_path: Path) -> None:
+    listener = Listener()
+    with pytest.raises(SpecError, match="allow a larger edge_budget"):
+        train_run(pruned(edge_budget=0.001), tmp_path / "run", data=data, observer=listener)
+    assert listener.steps == 0
+    assert not (tmp_path / "run").exists(), "another budget may take the folder"
+
+
+def test_a_head_is_not_trained_where_nothing_can_prune_it_and_is_loaded_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, data: LoadedData, tmp_path: Path
+) -> None:
+    finished = train_run(pruned(), tmp_path / "finished", data=data)
+    monkeypatch.setattr(pruning, "find_spec", lambda name: None)
+    listener = Listener()
+    with pytest.raises(MissingExtraError, match=r"splitveil\[prune\]"):
+        train_run(pruned(), tmp_path / "run", data=data, observer=listener)
+    assert listener.steps == 0
+    assert train_run(pruned(), tmp_path / "finished", data=data).path == finished.path
+    load_model(finished, data)
