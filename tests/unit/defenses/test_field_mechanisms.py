@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,19 @@ from splitveil.attacks.observing import observe
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.bounds import capacity_box
 from splitveil.codecs import QuantisedCodec
+from splitveil.combining import kept_mean, median
 from splitveil.contracts import FeatureSpec, Mechanism
 from splitveil.defenses import conditional_entropy, gaussian, laplace, load_defense, sca
+from splitveil.defenses.mechanisms.chain import Chain
 from splitveil.defenses.mechanisms.channel_mask import ChannelMask
+from splitveil.defenses.mechanisms.clip import Clip
 from splitveil.defenses.mechanisms.clip_ball import ClipBall
 from splitveil.defenses.mechanisms.dropout import Dropout
 from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.defenses.mechanisms.laplace import Laplace
 from splitveil.defenses.mechanisms.learned_noise import LearnedNoise
 from splitveil.defenses.mechanisms.sparse_coding import SparseCoding
+from splitveil.defenses.mechanisms.topk import TopK
 from splitveil.errors import InputError, SpecError
 from splitveil.nets.parts import SplitParts
 from splitveil.noise import SeededNoise
@@ -82,6 +87,34 @@ def test_masks_hide_what_none_of_them_let_pass() -> None:
     r = observe(ModelSubject(model), x, many, source=SeededNoise, rng=Rng(0))
     assert float((r == 0).float().mean()) == pytest.approx(0.5**3, abs=0.01)
     torch.testing.assert_close(r[r != 0], x[r != 0])
+
+
+class Levels(Mechanism):
+    """Rounds, draws nothing, and does not say how its releases combine."""
+
+    def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
+        return (8 * z).round() / 8
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ((Clip(), Laplace(0.1), Levels()), median),
+        ((Clip(), Dropout(0.5), Levels(), Clip()), kept_mean),
+        ((Clip(), Laplace(0.1), Chain(Levels(), Clip())), median),
+        ((Chain(Laplace(0.1), Levels()), Levels()), median),
+        ((Clip(), Gaussian(0.1), Levels()), lambda r: r.mean(1)),
+        ((Laplace(0.1), Gaussian(0.1), Levels()), lambda r: r.mean(1)),
+        ((Clip(), Gaussian(0.1), TopK(0.5)), kept_mean),
+        ((ChannelMask(FeatureSpec.of((4, 3, 3))), Clip()), kept_mean),
+        ((Clip(), Levels()), lambda r: r.mean(1)),
+    ],
+)
+def test_a_chain_combines_as_the_last_part_that_makes_releases_differ(
+    parts: tuple[Mechanism, ...], expected: Callable[[Tensor], Tensor]
+) -> None:
+    r = draw(2, 5, 4, 3, 3).relu()
+    assert torch.equal(Chain(*parts).combine(r), expected(r))
 
 
 @pytest.mark.parametrize("kind", ["vector", "tokens"])

@@ -77,5 +77,13 @@ class Chain(Mechanism):
         return None
 
     def combine(self, r: Tensor) -> Tensor:
-        """As the last noisy part combines; noise-free parts after it are taken as invertible where they matter."""
-        return self.mechanisms[-1].combine(r)
+        """As the last part combines that draws noise or says how to; parts after it are taken as invertible."""
+        return next(filter(_decides, reversed(self.mechanisms)), self.mechanisms[-1]).combine(r)
+
+
+def _decides(part: Mechanism) -> bool:
+    """Whether releases of one input differ by this part, or combine in a way of its own."""
+    if isinstance(part, Chain):
+        return any(map(_decides, part.mechanisms))
+    kind = type(part)
+    return kind.noise_spec is not Mechanism.noise_spec or kind.combine is not Mechanism.combine
