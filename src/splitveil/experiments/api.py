@@ -50,7 +50,11 @@ def protect(
     """A split model under a defense and its objective, for a training loop of your own; classification by default.
 
     Call ``objective.start_epoch(features)`` before each epoch where the defense has penalties that refit.
+
+    Raises:
+        SpecError: a defense that trains in stages, which only `train` can run.
     """
+    _check_plain(defense)
     groups = classes if task is None else task.count_groups(classes)
     model, penalties = build_protected(parts, defense, groups, Rng(seed).child("init"))
     return model, Objective(model, task or Classification(), penalties, Rng(seed).child("train"))
@@ -77,17 +81,21 @@ def objective(
     Raises:
         SpecError: a defense that trains in stages, which only `train` can run.
     """
+    _check_plain(defense)
+    learns = task or Classification()
+    groups, rng = learns.count_groups(classes), Rng(seed)
+    model, penalties = build_protected(parts, defense, groups, rng.child("init"))
+    return OwnLoop(model, learns, penalties, classes=groups, epochs=epochs, rng=rng.child("train"))
+
+
+def _check_plain(defense: Defense) -> None:
     stages = defense.stages()
-    if len(stages) != 1 or stages[0].before is not None or stages[0] != Stage(name=stages[0].name):
+    if len(stages) != 1 or stages[0] != Stage(name=stages[0].name):
         names = ", ".join(stage.name for stage in stages)
         raise SpecError(
             f"expected a defense of one plain stage for a loop of your own, got '{defense.name}' with {names}: "
             "train it by  splitveil.train"
         )
-    learns = task or Classification()
-    groups, rng = learns.count_groups(classes), Rng(seed)
-    model, penalties = build_protected(parts, defense, groups, rng.child("init"))
-    return OwnLoop(model, learns, penalties, classes=groups, epochs=epochs, rng=rng.child("train"))
 
 
 def default_recipe(source: str) -> str:

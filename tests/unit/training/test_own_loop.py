@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -93,6 +94,18 @@ def test_adversaries_are_not_for_the_optimiser() -> None:
     loop.start_epoch(batches())
     x, y = batches()[0]
     loop(x, y).backward()
+
+
+@pytest.mark.parametrize(
+    "defense",
+    [sv.defenses.ensembler(), sv.defenses.shredder(), sv.defenses.patrol(), sv.defenses.cem(budget_points=0.5)],
+    ids=lambda item: item.name,
+)
+@pytest.mark.parametrize("make_loop", [sv.protect, partial(sv.objective, epochs=4)], ids=["protect", "objective"])
+def test_stages_that_would_never_run_are_refused(make_loop: Any, defense: Any) -> None:
+    parts = sv.factory("small", classes=2, input_shape=(1, 8, 8), width=0.5)
+    with pytest.raises(SpecError, match=f"one plain stage .*, got '{defense.name}' with .*: train it by"):
+        make_loop(parts, defense, classes=2)
 
 
 def test_what_a_loop_cannot_do_is_said() -> None:
