@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splitveil.contracts import Codec, FeatureSpec
+from splitveil.contracts import Codec, FeatureSpec, interval
 from splitveil.errors import InputError, SpecError
 
 __all__ = ["Float32Codec", "QuantisedCodec"]
@@ -61,9 +61,7 @@ class QuantisedCodec(Codec):
     def __init__(self, bits: int, low: float = 0.0, high: float = 1.0) -> None:
         if type(bits) is not int or not 1 <= bits <= _MOST_BITS:
             raise SpecError(f"expected bits from 1 to {_MOST_BITS}, got {bits!r}")
-        if not low < high:
-            raise SpecError(f"expected low < high for the levels, got low={low} and high={high}")
-        self.bits, self.low, self.high = bits, float(low), float(high)
+        self.bits, (self.low, self.high) = bits, interval(low, high, "the levels")
         self._levels = 2**bits - 1
 
     def __eq__(self, other: object) -> bool:

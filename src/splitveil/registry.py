@@ -100,19 +100,35 @@ _WORDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: 
 
 
 def _check_types(factory: Callable[..., Any], params: Mapping[str, Any], what: str) -> None:
-    """Compare scalars with the annotations; whatever else a parameter may be, the factory checks itself."""
-    try:
-        hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
-    except (NameError, TypeError):  # a third party's annotations that only a type checker can resolve
-        return
+    """Compare scalars with the annotations; whatever else a parameter may be, the factory checks itself.
+
+    A class method such as `Mechanism.from_spec` passes on to its class what it does not name.
+    """
+    hints = _hints(factory)
+    if inspect.ismethod(factory) and inspect.isclass(factory.__self__):
+        hints = {**_hints(factory.__self__), **hints}
     for name, value in params.items():
         hint = hints.get(name)
         kinds = set(get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,))
         if not kinds <= {*_WORDS, type(None)}:
             continue
-        if type(value) not in kinds | ({int} if float in kinds else set()):
+        if not _is_one_of(value, kinds):
             words = " or ".join(_WORDS.get(kind, "null") for kind in (*_WORDS, type(None)) if kind in kinds)
             raise SpecError(f"expected {words} for {name} of {what}, got {value!r}")
+
+
+def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except (NameError, TypeError):  # a third party's annotations that only a type checker can resolve
+        return {}
+
+
+def _is_one_of(value: object, kinds: set[type]) -> bool:
+    """Whether a scalar is of a kind: whole numbers are numbers, truth values are not, NumPy's floats are floats."""
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, tuple(kinds | ({int} if float in kinds else set())))
 
 
 class Registry:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
+from typing import Any
 
+import numpy as np
 import pytest
 
 from splitveil import errors, registry
@@ -160,6 +162,30 @@ def test_scalars_of_a_user_have_the_annotated_type(params: dict[str, object], sa
     with pytest.raises(SpecError) as caught:
         build(_plug_in, params, "plug-in 'x'")
     assert str(caught.value) == said
+
+
+class _Plug:
+    def __init__(self, epochs: int, rate: float = 0.5) -> None:
+        self.told = f"{epochs} {rate}"
+
+    @classmethod
+    def from_spec(cls, spec: str, depth: int = 1, **params: Any) -> _Plug:
+        return cls(**params)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"epochs": 1.5}, "expected a whole number for epochs of plug-in 'x', got 1.5"),
+        ({"epochs": 1, "rate": None}, "expected a number for rate of plug-in 'x', got None"),
+        ({"epochs": 1, "depth": 0.5}, "expected a whole number for depth of plug-in 'x', got 0.5"),
+    ],
+)
+def test_what_a_class_method_passes_on_has_the_type_of_its_class(params: dict[str, object], said: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        build(_Plug.from_spec, params, "plug-in 'x'", spec="s")
+    assert str(caught.value) == said
+    assert build(_Plug.from_spec, {"epochs": 2, "rate": np.float64(0.25)}, "x", spec="s").told == "2 0.25"
 
 
 def test_values_that_annotations_allow_pass() -> None:

@@ -42,6 +42,7 @@ from splitveil.contracts.values import (
     Trace,
     TrainState,
     check_finite,
+    interval,
     positive,
 )
 from splitveil.contracts.wire import Codec, Mechanism
@@ -79,5 +80,6 @@ __all__ = [
     "View",
     "Weighted",
     "check_finite",
+    "interval",
     "positive",
 ]

@@ -20,6 +20,7 @@ __all__ = [
     "Trace",
     "TrainState",
     "check_finite",
+    "interval",
     "positive",
 ]
 
@@ -206,6 +207,20 @@ def positive(value: float, name: str) -> float:
     if not (number and math.isfinite(value) and value > 0):
         raise SpecError(f"expected {name} > 0, got {value!r}")
     return float(value)
+
+
+def interval(low: float, high: float, what: str) -> tuple[float, float]:
+    """Both as floats, or `SpecError` unless they are finite and in order.
+
+    Args:
+        low: lower edge.
+        high: upper edge.
+        what: they are the edges of, for the message.
+    """
+    numbers = all(isinstance(edge, (int, float)) and not isinstance(edge, bool) for edge in (low, high))
+    if not (numbers and math.isfinite(low) and math.isfinite(high) and low < high):
+        raise SpecError(f"expected finite low < high for {what}, got low={low} and high={high}: pass such as 0 and 1")
+    return float(low), float(high)
 
 
 def check_finite(value: Tensor, what: str, cure: str) -> None:

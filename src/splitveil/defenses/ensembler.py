@@ -128,8 +128,12 @@ class MultiplyBodies:
     selection: Selection
 
     def __post_init__(self) -> None:
-        if not 1 <= self.chosen < self.bodies:
-            raise SpecError(f"expected 1 <= chosen < bodies, got chosen={self.chosen} and bodies={self.bodies}")
+        whole = type(self.chosen) is int and type(self.bodies) is int
+        if not (whole and 1 <= self.chosen < self.bodies):
+            raise SpecError(
+                f"expected whole numbers 1 <= chosen < bodies, got chosen={self.chosen!r} and bodies={self.bodies!r}: "
+                "pass such as chosen=2 and bodies=4"
+            )
         if self.selection not in get_args(Selection):
             raise UnknownNameError("selection", str(self.selection), get_args(Selection))
 

@@ -351,6 +351,7 @@ def ensembler(
         network_share: of the recipe's epochs, for each of the N networks.
     """
     positive(network_share, "network_share")
+    surgery = MultiplyBodies(bodies, chosen, selection)
     names = tuple(f"network {place + 1}" for place in range(bodies))
     schedule: Schedule = InStage(Constant(weight), ("final",))
     return Defense(
@@ -373,7 +374,7 @@ def ensembler(
             *(Stage(name, network_share, before=BeginNetwork(place)) for place, name in enumerate(names)),
             Stage("final", 1.0, parts=("head", "mechanism", "finish"), before=BeginFinal()),
         ),
-        surgery=MultiplyBodies(bodies, chosen, selection),
+        surgery=surgery,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from splitveil.contracts import positive
+from splitveil.contracts import interval, positive
 from splitveil.defenses.base import Defense, MechanismPart, PenaltyPart
 from splitveil.defenses.budget import within_budget
 from splitveil.defenses.penalties.conditional_entropy import Balance, Surrogate
@@ -167,9 +167,10 @@ def clip_part(low: float, high: float, radius: float | None) -> MechanismPart:
     """A clip to a box, or to an l2 ball where there is a radius.
 
     Raises:
-        SpecError: there is a radius beside another box than that of 0 and 1.
+        SpecError: the box has no finite edges in order, or there is a radius beside another box than that of 0 and 1.
     """
     if radius is None:
+        interval(low, high, "the clip")
         return MechanismPart("clip", {"low": low, "high": high})
     if (low, high) != (0.0, 1.0):
         raise SpecError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,17 @@ from splitveil.bounds import capacity_box
 from splitveil.codecs import QuantisedCodec
 from splitveil.combining import kept_mean, median
 from splitveil.contracts import FeatureSpec, Mechanism
-from splitveil.defenses import conditional_entropy, gaussian, laplace, load_defense, sca
+from splitveil.defenses import (
+    Defense,
+    conditional_entropy,
+    gaussian,
+    hsic,
+    laplace,
+    load_defense,
+    ressfl,
+    sca,
+    vib,
+)
 from splitveil.defenses.mechanisms.chain import Chain
 from splitveil.defenses.mechanisms.channel_mask import ChannelMask
 from splitveil.defenses.mechanisms.clip import Clip
@@ -30,6 +41,7 @@ from splitveil.defenses.mechanisms.laplace import Laplace
 from splitveil.defenses.mechanisms.learned_noise import LearnedNoise
 from splitveil.defenses.mechanisms.sparse_coding import SparseCoding
 from splitveil.defenses.mechanisms.topk import TopK
+from splitveil.defenses.mechanisms.variational import Variational
 from splitveil.errors import InputError, SpecError
 from splitveil.nets.parts import SplitParts
 from splitveil.noise import SeededNoise
@@ -242,11 +254,37 @@ def test_bytes_of_another_length_are_refused() -> None:
         (lambda: ChannelMask(FeatureSpec.of((4, 4, 4)), 1.0), "0 < ratio < 1"),
         (lambda: SparseCoding(VECTOR, iterations=0), "iterations >= 1"),
         (lambda: LearnedNoise(VECTOR, 0.1, "cauchy"), "unknown law of the noise 'cauchy'"),
+        (lambda: Clip(-math.inf, math.inf), "finite low < high for the clip, got low=-inf and high=inf"),
+        (lambda: Clip(math.nan, 1.0), "finite low < high for the clip"),
+        (lambda: Clip("0", 1.0), "finite low < high for the clip"),  # type: ignore[arg-type]
+        (lambda: QuantisedCodec(4, 0.0, math.inf), "finite low < high for the levels"),
+        (lambda: gaussian(low=-math.inf, high=math.inf), "finite low < high for the clip"),
+        (lambda: laplace(high=math.inf), "finite low < high for the clip"),
+        (lambda: Variational(VECTOR, 0.005), "expected noise_std > 0.01, got 0.005"),
+        (lambda: Variational(VECTOR, math.nan), "expected noise_std > 0, got nan"),
     ],
 )
 def test_values_out_of_range_are_refused(make: object, said: str) -> None:
     with pytest.raises(SpecError, match=said):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("defense", "said"),
+    [
+        (sca(iterations=2.5), "a whole number for iterations of mechanism 'sparse_coding', got 2.5"),  # type: ignore[arg-type]
+        (ressfl(channels=2.5), "a whole number for channels of penalty 'adversarial_reconstruction', got 2.5"),  # type: ignore[arg-type]
+        (ressfl(pretrain=1.5), "a whole number for pretrain of penalty 'adversarial_reconstruction', got 1.5"),  # type: ignore[arg-type]
+        (hsic(pictures="much"), "a number for pictures of penalty 'dependence', got 'much'"),  # type: ignore[arg-type]
+        (hsic(pictures=math.nan), "finite pictures, labels >= 0 and not both 0, got nan and 0.5"),
+        (hsic(labels=math.inf), "finite pictures, labels >= 0 and not both 0, got 0.5 and inf"),
+        (vib(noise_std=0.005), "noise_std > 0.01, got 0.005"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_a_defense_from_python_with_such_values_is_not_built(defense: Defense, said: str) -> None:
+    with pytest.raises(SpecError, match=f"expected {said}"):
+        defense.build(FeatureSpec.of((8, 4, 4)), 2, Rng(0), (1, 8, 8))
 
 
 @settings(deadline=None, max_examples=50)

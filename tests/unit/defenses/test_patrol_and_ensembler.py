@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from splitveil.contracts import Stage, Weighted
-from splitveil.defenses import Defense, ensembler, patrol
+from splitveil.defenses import Defense, ensembler, load_defense, patrol
 from splitveil.defenses.ensembler import MultiplyBodies, SecretSelector
 from splitveil.defenses.mechanisms.identity import Identity
 from splitveil.defenses.patrol import DeepenHead, DeeperEntry, PruneHead
@@ -222,6 +222,10 @@ def test_a_run_goes_on_in_the_middle_of_its_stages(tmp_path: Path) -> None:
     ("make", "said"),
     [
         (lambda: ensembler(bodies=3, chosen=3), "1 <= chosen < bodies"),
+        (lambda: ensembler(bodies=-1), "1 <= chosen < bodies, got chosen=2 and bodies=-1: pass"),
+        (lambda: load_defense("ensembler", {"bodies": -1}), "1 <= chosen < bodies, got chosen=2 and bodies=-1: pass"),
+        (lambda: ensembler(bodies=1.5), "whole numbers 1 <= chosen < bodies, got chosen=2 and bodies=1.5"),
+        (lambda: ensembler(chosen=0.5), "whole numbers 1 <= chosen < bodies"),
         (lambda: ensembler(selection="random"), "unknown selection 'random'"),
         (lambda: ensembler(network_share=0.0), "network_share"),
         (lambda: patrol(cost="joules"), "unknown edge cost 'joules'"),

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from splitveil.contracts import FeatureSpec, Mechanism
-from splitveil.errors import SpecError
+from splitveil.contracts import FeatureSpec, Mechanism, interval
 
 __all__ = ["Clip"]
 
@@ -16,15 +15,13 @@ class Clip(Mechanism):
     """``r = min(max(z, low), high)``: bounds the features, so that noise after it has a finite capacity.
 
     Args:
-        low: lower edge of the box, feature units.
-        high: upper edge of the box, feature units.
+        low: lower edge of the box, feature units, finite.
+        high: upper edge of the box, feature units, finite.
     """
 
     def __init__(self, low: float = 0.0, high: float = 1.0) -> None:
         super().__init__()
-        if not low < high:
-            raise SpecError(f"expected low < high for the clip, got low={low} and high={high}")
-        self.low, self.high = float(low), float(high)
+        self.low, self.high = interval(low, high, "the clip")
 
     def output_spec(self, z: FeatureSpec) -> FeatureSpec:
         """The spec of z with the box as its range."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from splitveil.contracts import FeatureSpec, GaussianChannel, Mechanism, NoiseSpec, positive
+from splitveil.errors import SpecError
 from splitveil.rng import Rng
 
 __all__ = ["Variational"]
@@ -33,7 +34,10 @@ class Variational(Mechanism):
 
     def __init__(self, spec: FeatureSpec, noise_std: float = 0.1) -> None:
         super().__init__()
-        positive(noise_std - _LEAST_STD, "noise_std - 0.01")
+        if positive(noise_std, "noise_std") <= _LEAST_STD:
+            raise SpecError(
+                f"expected noise_std > {_LEAST_STD:g}, got {noise_std!r}: training lets no deviation fall to that"
+            )
         channels = spec.shape[spec.channel_axis]
         self._axis = spec.channel_axis + 1
         self.mean, self.deviation = nn.Linear(channels, channels), nn.Linear(channels, channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -35,8 +36,10 @@ class Dependence(Penalty):
 
     def __init__(self, classes: int, *, pictures: float = 1.0, labels: float = 1.0) -> None:
         super().__init__()
-        if min(pictures, labels) < 0 or pictures == labels == 0:
-            raise SpecError(f"expected pictures, labels >= 0 and not both 0, got {pictures} and {labels}")
+        if not (0 <= pictures < math.inf and 0 <= labels < math.inf) or pictures == labels == 0:
+            raise SpecError(
+                f"expected finite pictures, labels >= 0 and not both 0, got {pictures} and {labels}: pass 0.5 and 0.5"
+            )
         self.classes, self.pictures, self.labels = classes, float(pictures), float(labels)
 
     @classmethod
