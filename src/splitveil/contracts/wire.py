@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -38,8 +39,8 @@ class Mechanism(nn.Module, ABC):
         return ()
 
     def output_spec(self, z: FeatureSpec) -> FeatureSpec:
-        """The spec of r."""
-        return z
+        """The spec of r: that of z unless overridden, without its range, since certificates rest on ranges."""
+        return replace(z, range=None)
 
     @abstractmethod
     def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:

@@ -21,6 +21,7 @@ from splitveil.defenses.mechanisms.clip import Clip
 from splitveil.defenses.mechanisms.clip_ball import ClipBall
 from splitveil.defenses.mechanisms.dropout import Dropout
 from splitveil.defenses.mechanisms.gaussian import Gaussian
+from splitveil.defenses.mechanisms.identity import Identity
 from splitveil.defenses.mechanisms.laplace import Laplace
 from splitveil.defenses.mechanisms.learned_noise import LearnedNoise
 from splitveil.defenses.mechanisms.variational import Variational
@@ -83,6 +84,26 @@ def test_a_clip_bounds_nothing_that_is_scaled_after_it(clip: Mechanism) -> None:
         wide.mean.weight.fill_(20.0)
         wide.deviation.weight.zero_()
     assert said(clip, wide) == []
+
+
+class Steep(Mechanism):
+    """``r = 20 z``, and a word on its range or none."""
+
+    def __init__(self, high: float | None = None) -> None:
+        super().__init__()
+        self.high = high
+
+    def output_spec(self, z: FeatureSpec) -> FeatureSpec:
+        return super().output_spec(z) if self.high is None else replace(z, range=(0.0, self.high))
+
+    def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
+        return 20 * z
+
+
+def test_a_part_between_clip_and_noise_has_to_say_its_range() -> None:
+    assert said(Clip(0.0, 1.0), Steep(), Gaussian(0.1)) == []
+    assert said(Clip(0.0, 1.0), Steep(20.0), Gaussian(0.1)) == said(Clip(0.0, 20.0), Gaussian(0.1))
+    assert said(Clip(0.0, 1.0), Identity(), Gaussian(0.1)) == said(Clip(0.0, 1.0), Gaussian(0.1))
 
 
 def test_what_learned_noise_adds_to_every_picture_tells_nothing() -> None:
