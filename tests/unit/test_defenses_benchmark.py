@@ -30,6 +30,7 @@ def side(accuracy: float, mse: float, status: str = "valid") -> dict[str, Any]:
         **dict.fromkeys(("mse", "psnr", "ssim"), interval),
         "attack": {"name": "decoder"},
         "converged": True,
+        "failed_controls": [],
         "edge_parameters": 1,
         "edge_multiply_adds": 1,
         "payload_bytes": 1,
@@ -107,7 +108,7 @@ def test_a_side_of_a_row_is_computed_again_where_its_settings_have_changed(
 
     monkeypatch.setattr(table, "FOLDER", tmp_path)
     monkeypatch.setattr(table, "trained", trained)
-    monkeypatch.setattr(table, "measure", lambda record, undefended, recipe: {"measured": record})
+    monkeypatch.setattr(table, "measure", lambda record, *_: {"measured": record, "failed_controls": []})
     name = "bottleneck@0.4"
     file = table.run_row(name, "nowhere", "quick", 0, tmp_path)
     assert computed == ["none", "bottleneck@0.4-without", "bottleneck@0.4-with-0.6"]
@@ -134,3 +135,25 @@ def test_a_row_of_other_settings_is_not_taken_for_this_one(tmp_path: Path, monke
     assert defenses_cifar10.run_row("bottleneck@0.1", "nowhere", "quick", 0, tmp_path) == file
     with pytest.raises(SpecError, match="got other seed: remove it"):
         defenses_cifar10.run_row("bottleneck@0.1", "nowhere", "quick", 7, tmp_path)
+
+
+def test_an_attacker_that_still_learns_is_given_more_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from benchmarks import defenses_cifar10
+
+    efforts = list[int]()
+
+    def audit_run(*_: Any, effort: int, **__: Any) -> Any:
+        efforts.append(effort)
+        raised = SimpleNamespace(name="budget_suffices", state="fail" if effort < 2 else "pass")
+        return SimpleNamespace(controls=[raised], status="valid")
+
+    monkeypatch.setattr(defenses_cifar10, "audit_run", audit_run)
+    with pytest.raises(ValueError, match="empty"):  # no attack is on record, so that there is no worst of them
+        defenses_cifar10.measure(SimpleNamespace(attacks=[], evaluation=None, name="run"), None, "quick")  # type: ignore[arg-type]
+    assert efforts == [1, 2]
+    assert not defenses_cifar10._is_learned({"failed_controls": ["budget_suffices"]})
+    assert not defenses_cifar10._is_learned({"failed_controls": ["converged"], "effort": 2})
+    assert defenses_cifar10._is_learned({"failed_controls": ["converged"], "effort": 4})
+    assert defenses_cifar10._is_learned({"failed_controls": []})

@@ -23,6 +23,7 @@ def audit(
     threat: ThreatModel | None = None,
     undefended: RunRecord | str | Path | None = None,
     recipe: str | None = None,
+    effort: int = 1,
     seed: int = 0,
     device: str | None = None,
     model: str | None = None,
@@ -37,6 +38,7 @@ def audit(
         threat: white box by default.
         undefended: the run of the same data and model without a defense, to prove the attacks on.
         recipe: the scale of the attacks; ``tiny`` for the digits, else ``quick``.
+        effort: times the recipe's epochs, for what attackers train; for where one was still learning.
         seed: of the attacks.
         device: ``cuda``, ``cpu`` …
         model: a factory outside splitveil, as a sign that its code is trusted.
@@ -59,6 +61,7 @@ def audit(
         record,
         suite=suite,
         recipe=load_recipe(recipe or default_recipe(record.spec.data.source)),
+        effort=effort,
         threat=threat,
         seed=seed,
         undefended=twin,

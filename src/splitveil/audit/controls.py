@@ -42,6 +42,7 @@ class Proof:
 
 
 _HALVED_DB = 0.4
+_LONGER = "; audit again with twice the effort"
 _NAMES = {"mean_image": "the mean picture", "class_mean": "the class means", "ridge": "ridge regression"}
 
 
@@ -161,7 +162,7 @@ def converged(attacks: Sequence[AttackResult]) -> ControlResult:
     others = f"; still learning: {', '.join(late)}" if late else ""
     if best.converged is None:
         return _result(name, title, None, f"{best.attack.name} trains nothing, or does not say{others}")
-    return _result(name, title, best.converged, f"{best.attack.name}{others}")
+    return _result(name, title, best.converged, f"{best.attack.name}{others}{'' if best.converged else _LONGER}")
 
 
 def budget_suffices(attack: AttackResult, halved: MetricResult | None) -> ControlResult:
@@ -180,7 +181,8 @@ def budget_suffices(attack: AttackResult, halved: MetricResult | None) -> Contro
     error = attack.metrics["mse"].mean
     gained = 10 * math.log10(halved.mean / error) if error > 0 else 0.0
     detail = f"{attack.attack.name} {error:.4f}, on half the epochs {halved.mean:.4f}: {gained:.2f} dB"
-    return _result(name, title, gained <= _HALVED_DB, detail)
+    enough = gained <= _HALVED_DB
+    return _result(name, title, enough, f"{detail}{'' if enough else _LONGER}")
 
 
 def status_of(controls: Sequence[ControlResult]) -> Status:

@@ -45,6 +45,7 @@ def audit_encoder(
     out: Path,
     *,
     recipe: Recipe,
+    effort: int = 1,
     data: str | None = None,
     suite: str = "standard",
     threat: ThreatModel | None = None,
@@ -63,6 +64,7 @@ def audit_encoder(
         text: a bundle's folder, ``encoder.onnx``, ``pairs.safetensors``, ``http(s)://…`` or ``package.module:factory``.
         out: folder; new, empty, or an earlier audit's.
         recipe: the scale of the attacks.
+        effort: see `audit_run`.
         data: pictures to attack with, as in `splitveil.train`; stored pairs bring their own.
         suite: ``quick``, ``standard`` or ``strong``.
         threat: what attackers are granted; what the subject cannot offer is left out. By default all of it, and four
@@ -93,6 +95,7 @@ def audit_encoder(
     queried = "query" in subject.offers
     threat = threat or ThreatModel(frozenset(subject.offers), observations=FRESH_RELEASES if queried else 1)
     threat = replace(threat, grants=threat.grants & subject.offers)
+    recipe = recipe.with_effort(effort)
     plan = _with_fresh_releases(load_suite(suite, recipe), recipe, threat)
     target = Target(subject, test=test, auxiliary=auxiliary, seed=seed)
     ceiling = seat_judges(target, auxiliary(ThreatModel(frozenset())), classes, lpips_weights)

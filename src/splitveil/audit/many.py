@@ -23,6 +23,7 @@ __all__ = ["audit_runs"]
 class _Audit:
     suite: str
     recipe: str
+    effort: int
     threat: ThreatModel | None
     seed: int
     subject: str
@@ -34,6 +35,7 @@ class _Audit:
             RunRecord(desk.folder),
             suite=self.suite,
             recipe=load_recipe(self.recipe),
+            effort=self.effort,
             threat=self.threat,
             seed=self.seed,
             undefended=RunRecord(desk.beside) if desk.beside is not None else None,
@@ -72,6 +74,7 @@ def audit_runs(
     board: Board,
     suite: str = "standard",
     recipe: str | None = None,
+    effort: int = 1,
     threat: ThreatModel | None = None,
     seed: int = 0,
     beside: Sequence[RunRecord] | None = None,
@@ -86,6 +89,7 @@ def audit_runs(
         board: hears of progress.
         suite: see `audit_run`.
         recipe: the scale of the attacks; ``tiny`` for the digits, else ``quick``.
+        effort: see `audit_run`.
         threat: see `audit_run`.
         seed: see `audit_run`.
         beside: runs among which the undefended ones are; the runs themselves by default.
@@ -105,7 +109,7 @@ def audit_runs(
     for record in records:
         undefended = find_undefended(record, records if beside is None else beside)
         scale = recipe or default_recipe(record.spec.data.source)
-        work = _Audit(suite, scale, threat, seed, str(record.path), trusted, lpips_weights)
+        work = _Audit(suite, scale, effort, threat, seed, str(record.path), trusted, lpips_weights)
         jobs.append(Job(str(record.path), record.path, record.spec.data, work, undefended.path if undefended else None))
     outcomes = engine.run(jobs, board, total=len(jobs))
     failed = {outcome.name: outcome.error for outcome in outcomes if outcome.error is not None}

@@ -23,7 +23,7 @@ from splitveil.data.paired import PairedPictures
 from splitveil.data.tables import ImageTable
 from splitveil.defenses.base import AttackPart, load_defense
 from splitveil.errors import SpecError, ThreatModelError
-from splitveil.experiments.attacking import attack_target, fit_and_score, run_target
+from splitveil.experiments.attacking import attack_key, attack_target, fit_and_score, run_target
 from splitveil.experiments.recipes import Recipe
 from splitveil.experiments.target import Target
 from splitveil.experiments.training import LoadedData, load_data_spec
@@ -47,6 +47,7 @@ def audit_run(
     *,
     suite: str = "standard",
     recipe: Recipe,
+    effort: int = 1,
     threat: ThreatModel | None = None,
     seed: int = 0,
     undefended: RunRecord | None = None,
@@ -66,6 +67,7 @@ def audit_run(
         record: the run.
         suite: ``quick``, ``standard`` or ``strong``.
         recipe: the scale of the attacks.
+        effort: times the recipe's epochs, for what attackers train; for where one was still learning.
         threat: what attackers are granted; white box by default.
         seed: of all attacks.
         undefended: the same model without a defense. Where there is none, the suite trains a plain encoder of the
@@ -82,6 +84,7 @@ def audit_run(
         ThreatModelError: the threat model grants nothing that an attack of the suite can use.
     """
     started, threat = time.monotonic(), threat or ThreatModel.preset("white_box")
+    recipe = recipe.with_effort(effort)
     plan, adaptive = load_suite(suite, recipe), _adaptive_twins(record)
     for twin in adaptive:
         plan = plan.with_adaptive(twin.name, recipe, twin.params)
@@ -312,15 +315,21 @@ def _on_reference(
 
 
 def _on_half(target: Target, best: AttackResult, observe: Observe, folder: Path | None) -> MetricResult | None:
-    """The error of an attack on half its epochs, on the same pictures; kept in the folder of a run."""
+    """The error of an attack on half its epochs, on the same pictures; kept in the folder of a run.
+
+    An audit with twice the effort finds it among the attacks of the one before.
+    """
     halved = on_half_the_epochs(best.attack)
     if halved is None:
         return None
     kept = None if folder is None else folder / "halved" / f"{best.key}.json"
     if kept is not None and kept.is_file():
         return parse(MetricResult, read_json(kept), str(kept))
-    threat, watched = ThreatModel.from_json(best.threat), observe(f"{best.attack.name} on half the epochs")
-    few = _scored(best, target)
+    threat, few = ThreatModel.from_json(best.threat), _scored(best, target)
+    earlier = None if folder is None else RunRecord(folder).attack(attack_key(halved, threat, target.seed, few))
+    if earlier is not None:
+        return earlier.metrics["mse"]
+    watched = observe(f"{best.attack.name} on half the epochs")
     found = fit_and_score(target, halved, threat=threat, pictures=few, observer=watched)[0].metrics["mse"]
     if kept is not None:
         write_text(kept, found.model_dump_json(indent=2) + "\n")

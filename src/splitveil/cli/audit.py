@@ -33,6 +33,9 @@ def audit(
     ],
     suite: Annotated[str, typer.Option(help="quick, standard or strong; see  splitveil list suites.")] = "standard",
     recipe: Annotated[str | None, typer.Option(help="tiny, quick or full; tiny for the digits, else quick.")] = None,
+    effort: Annotated[
+        int, typer.Option(min=1, help="Times the recipe's epochs, for attackers that were still learning.")
+    ] = 1,
     threat: Annotated[
         str | None, typer.Option(help="white_box, black_box, pairs_only or query_free; all there is by default.")
     ] = None,
@@ -96,7 +99,7 @@ def audit(
     of_bundles: dict[str, Any] = {"--server": server, "--token-file": token_file, "--ca": ca}
     failed: dict[str, str] = {}
     searched: list[PeopleRecord] = []
-    settings: dict[str, Any] = {"suite": suite, "seed": seed, "lpips_weights": lpips_weights}
+    settings: dict[str, Any] = {"suite": suite, "effort": effort, "seed": seed, "lpips_weights": lpips_weights}
     if any(_names_an_encoder(text) for text in subjects):
         _refuse(of_runs, "with runs only, got it with an encoder: drop it")
         if server is None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from splitveil.errors import SpecError
 from splitveil.registry import RECIPES
 from splitveil.specs import AugmentSpec, PlugInSpec, TrainingSpec
 
@@ -31,6 +32,20 @@ class Recipe:
     limit: int | None = None
     #: keyword arguments of the net that only some nets know
     narrow: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def with_effort(self, effort: int) -> Recipe:
+        """The same, with so many times the epochs for its attacker.
+
+        Raises:
+            SpecError: effort < 1.
+        """
+        if effort < 1:
+            raise SpecError(f"expected an effort of at least 1, got {effort}: 2 lets attackers learn twice as long")
+        params = self.attack.params
+        if effort == 1 or "epochs" not in params:
+            return self
+        longer = {**params, "epochs": effort * params["epochs"]}
+        return replace(self, attack=PlugInSpec(name=self.attack.name, params=longer))
 
     def kwargs_for(self, model: str) -> dict[str, Any]:
         """Keyword arguments for this net under this recipe."""

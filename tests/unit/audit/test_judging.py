@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from splitveil.audit import controls
+from splitveil.audit import controls, run
 from splitveil.audit.budget import on_half_the_epochs
 from splitveil.audit.judging import cost, needs_of, worst_scores
 from splitveil.audit.record import AuditRecord, ControlResult
-from splitveil.errors import MissingDataError
-from splitveil.records import AttackResult, MetricResult
+from splitveil.audit.suites import load_suite
+from splitveil.errors import MissingDataError, SpecError
+from splitveil.experiments.attacking import attack_key
+from splitveil.experiments.recipes import load_recipe
+from splitveil.records import AttackResult, MetricResult, RunRecord
 from splitveil.specs import PlugInSpec
 from splitveil.threats import ThreatModel
+from splitveil.training.observer import Observer
 
 THREAT = ThreatModel.preset("white_box")
 
@@ -127,6 +133,37 @@ def test_an_attack_that_half_the_epochs_would_leave_far_behind_was_not_trained_f
     assert state(controls.budget_suffices(attack("optimise", 0.0100), None)) == "not applicable"
 
 
+def test_half_the_epochs_that_an_earlier_audit_trained_are_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = list[PlugInSpec]()
+
+    def fit(target: Any, spec: PlugInSpec, **_: Any) -> tuple[AttackResult, None, None]:
+        trained.append(spec)
+        return attack("decoder", 0.05), None, None
+
+    monkeypatch.setattr(run, "fit_and_score", fit)
+    target: Any = SimpleNamespace(seed=0, test=range(100))
+    longer = attack("decoder", 0.02).model_copy(update={"attack": PlugInSpec(name="decoder", params={"epochs": 8})})
+    short = PlugInSpec(name="decoder", params={"epochs": 4})
+    found = run._on_half(target, longer, lambda _: Observer(), None)
+    assert (found, trained) == (metric(0.05), [short])
+    key = attack_key(short, THREAT, 0)
+    RunRecord(tmp_path).add_attack(attack("decoder", 0.03).model_copy(update={"attack": short, "key": key}))
+    assert run._on_half(target, longer, lambda _: Observer(), tmp_path) == metric(0.03)
+    assert len(trained) == 1
+
+
+def test_effort_is_times_the_epochs() -> None:
+    recipe = load_recipe("quick")
+    longer = load_suite("standard", recipe.with_effort(2))
+    for one, two in zip(load_suite("standard", recipe).entries, longer.entries, strict=True):
+        assert on_half_the_epochs(two.attack) in (None, one.attack)
+    assert recipe.with_effort(1) == recipe
+    with pytest.raises(SpecError, match="expected an effort of at least 1, got 0"):
+        recipe.with_effort(0)
+
+
 def test_half_the_epochs_of_every_kind_of_training() -> None:
     assert on_half_the_epochs(PlugInSpec(name="decoder")) == PlugInSpec(name="decoder", params={"epochs": 25})
     shadow = PlugInSpec(name="shadow", params={"epochs": 8, "channels": 16})
@@ -193,7 +230,9 @@ def test_the_best_attack_must_have_converged() -> None:
     late = attack("optimise", 0.05, converged=False)
     assert state(controls.converged([attack("decoder", 0.02), late])) == "pass"
     assert "still learning: optimise" in controls.converged([attack("decoder", 0.02), late]).detail
-    assert state(controls.converged([attack("decoder", 0.02, converged=False)])) == "fail"
+    learning = controls.converged([attack("decoder", 0.02, converged=False)])
+    assert learning.state == "fail"
+    assert learning.detail.endswith("; audit again with twice the effort")
     assert state(controls.converged([attack("linear", 0.02, converged=None)])) == "not applicable"
 
 
