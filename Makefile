@@ -29,8 +29,9 @@ table: $(STAMP)
 
 # make reproduce ROW=noise_arl SCALE=reduced DATA=folder: one row of the paper's table; goes on where it was
 SCALE ?= reduced
+WORKERS ?= 1
 reproduce: $(STAMP)
-	$(BIN)/python -m benchmarks.paper --data "$(DATA)" --row $(ROW) --scale $(SCALE) --minutes 10 --publish
+	$(BIN)/python -m benchmarks.paper --data "$(DATA)" --row $(ROW) --scale $(SCALE) --workers $(WORKERS) --minutes 10 --publish
 
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict

@@ -79,7 +79,12 @@ def plug_in(defense: Defense) -> PlugInSpec:
 
 def gain_percent(found: Delta | None) -> float | None:
     """How much more an attacker errs at equal accuracy; None where accuracies do not overlap."""
-    return None if found is None else 100 * (10 ** (found.mse_db / 10) - 1)
+    return None if found is None else gain_percent_of(found.mse_db)
+
+
+def gain_percent_of(db: float) -> float:
+    """How much more an error is that is so many decibels above another."""
+    return 100 * (10 ** (db / 10) - 1)
 
 
 def rising_weight(ends: tuple[float, float], levels: Sequence[float], level: float) -> float:

@@ -52,5 +52,10 @@ def page() -> str:
     return "\n".join(parts)
 
 
-if __name__ == "__main__":
+def write_page() -> None:
+    """Write it anew."""
     write_text(PAGE, page())
+
+
+if __name__ == "__main__":
+    write_page()

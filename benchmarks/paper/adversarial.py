@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 import torch
@@ -11,8 +12,9 @@ from torch.nn import functional
 
 from splitveil.contracts import Inverter, Subject
 from splitveil.data.loader import Pictures
-from splitveil.noise import SeededNoise
+from splitveil.noise import SeededNoise, to_device
 from splitveil.rng import Rng
+from splitveil.training.checkpoint import CheckpointStore, Place, gather, scatter
 
 __all__ = ["Critic", "refine"]
 
@@ -47,7 +49,15 @@ class Critic(nn.Module):
 
 
 def refine(
-    decoder: Inverter, subject: Subject, pictures: Pictures, *, epochs: int, batch_size: int, rng: Rng
+    decoder: Inverter,
+    subject: Subject,
+    pictures: Pictures,
+    *,
+    epochs: int,
+    batch_size: int,
+    rng: Rng,
+    store: CheckpointStore | None = None,
+    rest: Callable[[], None] = lambda: None,
 ) -> tuple[Inverter, float]:
     """Go on training a fitted decoder: ``1500 MSE - critic``, one step for ten of the critic's (WGAN-GP).
 
@@ -58,6 +68,8 @@ def refine(
         epochs: passes over them.
         batch_size: pictures of a step.
         rng: key of order, noise and weights.
+        store: of the state, from which it goes on; None for nowhere.
+        rest: called after each epoch, when the state has been saved; may raise.
 
     Returns:
         The same decoder, in evaluation mode, and its mean squared error over the last epoch, on the pictures that it
@@ -68,10 +80,12 @@ def refine(
         critic = Critic(subject.input_shape[0]).to(pictures.device)
     of_critic = torch.optim.Adam(critic.parameters(), _CRITIC_LR, _BETAS)
     of_decoder = torch.optim.Adam(decoder.parameters(), _DECODER_LR, _BETAS)
-    drawn = rng.child("mix").generator()
-    step, error = 0, float("nan")
-    for epoch in range(epochs):
+    state = _State({"critic": (critic, of_critic), "decoder": (decoder, of_decoder)})
+    place = Place() if store is None else state.load(store)
+    step, error = place.step, float("nan")
+    for epoch in range(place.epoch, epochs):
         order, key = pictures.order(rng.child("order", epoch)), rng.child("noise", epoch)
+        drawn = rng.child("mix", epoch).generator()
         missed, share = list[Tensor](), (1 + math.cos(math.pi * epoch / _COSINE)) / 2
         for optimiser, rate in ((of_critic, _CRITIC_LR), (of_decoder, _DECODER_LR)):
             for group in optimiser.param_groups:
@@ -85,7 +99,7 @@ def refine(
             with torch.set_grad_enabled(its_turn):
                 fake = decoder.reconstruct(r)
             missed.append(functional.mse_loss(fake.detach(), x))
-            mix = torch.rand(len(x), 1, 1, 1, generator=drawn).to(x.device)
+            mix = to_device(torch.rand(len(x), 1, 1, 1, generator=drawn), x.device)
             between = (mix * x + (1 - mix) * fake.detach()).requires_grad_()
             [slope] = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
             penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
@@ -97,4 +111,32 @@ def refine(
                 (_LIKENESS * functional.mse_loss(fake, x) - critic(fake).mean()).backward()
                 of_decoder.step()
         error = float(torch.stack(missed).mean())
+        if store is not None and epoch + 1 < epochs:
+            state.save(store, Place(epoch=epoch + 1, step=step))
+            rest()
     return decoder.requires_grad_(False).eval(), error
+
+
+class _State:
+    """Networks and their optimisers by name, as one checkpoint."""
+
+    def __init__(self, parts: Mapping[str, tuple[nn.Module, torch.optim.Optimizer]]) -> None:
+        self._parts = parts
+
+    def save(self, store: CheckpointStore, place: Place) -> None:
+        tensors = {
+            f"{name}:{key}": value
+            for name, (module, optimiser) in self._parts.items()
+            for key, value in gather({"network": module}, optimiser, {}).items()
+        }
+        store.save(tensors, place)
+
+    def load(self, store: CheckpointStore) -> Place:
+        """Where to go on; at the start where nothing was saved."""
+        found = store.load()
+        if found is None:
+            return Place()
+        for name, (module, optimiser) in self._parts.items():
+            own = {key.removeprefix(f"{name}:"): value for key, value in found[0].items() if key.startswith(f"{name}:")}
+            scatter(own, {"network": module}, optimiser)
+        return found[1]

@@ -11,9 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.harness import publish
-from benchmarks.paper.publishing import stored
-from benchmarks.paper.reference import FIGURE
-from benchmarks.paper.scales import ROWS
+from benchmarks.paper.reference import FIGURE, TABLE
 from splitveil.files import write_with
 
 __all__ = ["CURVES", "curve_points", "publish_curves"]
@@ -60,18 +58,18 @@ def curve_points(row: Mapping[str, Any], kind: str) -> list[dict[str, float]]:
     return found
 
 
-def publish_curves() -> None:
+def publish_curves(rows: Sequence[Mapping[str, Any]]) -> None:
     """Write ``results/paper/curves.json`` and the picture; nothing without a row of the figure beside the table's."""
-    rows = {(row["row"], row["scale"]): row for row in stored()}
-    scales = {scale for name, scale in rows if name in ROWS and "-" in name}
+    of = {(row["row"], row["scale"]): row for row in rows}
+    scales = {scale for name, scale in of if name not in TABLE}
     if not scales:
         return
     scale = "full" if "full" in scales else "reduced"
     lines = [
         {"curve": curve, "scale": scale, **point}
         for curve, (name, kind) in CURVES.items()
-        if (name, scale) in rows
-        for point in curve_points(rows[name, scale], kind)
+        if (name, scale) in of
+        for point in curve_points(of[name, scale], kind)
     ]
     curves = sorted({str(line["curve"]) for line in lines})
     publish("paper/curves", {"scale": scale, "curves": curves, "of": len(CURVES)}, lines)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
@@ -16,18 +16,20 @@ from safetensors.numpy import load_file
 from benchmarks.harness import accuracy_of, pack, plug_in
 from benchmarks.paper.protocol import attack_honestly, attack_like_the_paper
 from benchmarks.paper.scales import DISTILLED, ROWS, SETTLED, Scale, defense_of
+from benchmarks.paper.steps import Steps, Timed, TimeIsUpError, is_over
 from splitveil.cli.common import progress_bar
 from splitveil.defenses import Defense, load_defense
 from splitveil.errors import SpecError
 from splitveil.experiments.api import make_spec
-from splitveil.experiments.environment import source_digest
+from splitveil.experiments.environment import describe_environment, pick_device, source_digest
 from splitveil.experiments.recipes import load_recipe
-from splitveil.experiments.training import load_data_spec, train_run
+from splitveil.experiments.training import LoadedData, load_data_spec, train_run
 from splitveil.files import write_text
 from splitveil.records import PREDICTIONS, RunRecord
+from splitveil.specs import DataSpec, RunSpec
 from splitveil.training.observer import Observer
 
-__all__ = ["Place", "Point", "points_of", "run_point", "seal_of", "train_teacher"]
+__all__ = ["Place", "Point", "pictures_of", "points_of", "run_point", "seal_of", "train_teacher"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,40 +49,10 @@ class Point:
 
 def points_of(row: str, scale: Scale) -> Iterator[Point]:
     """All of a row, the first seed first."""
-    for seed in range(scale.seeds):
+    for seed in range(scale.seeds_of(ROWS[row])):
         for noise_std in scale.noise_of(ROWS[row]):
             for kind in ROWS[row].kinds:
                 yield Point(row, kind, noise_std, seed)
-
-
-class _Timed(Observer):
-    """Another observer, and an end."""
-
-    def __init__(self, inner: Observer, until: float | None) -> None:
-        self._inner, self._until = inner, until
-
-    def start(self, what: str, total: int, done: int) -> None:
-        self._inner.start(what, total, done)
-
-    def advance(self, text: str) -> None:
-        self._inner.advance(text)
-        if is_over(self._until):
-            raise _TimeIsUpError
-
-    def event(self, event: dict[str, Any]) -> None:
-        self._inner.event(event)
-
-    def stop(self) -> None:
-        self._inner.stop()
-
-
-class _TimeIsUpError(Exception):
-    """The run has been saved not long ago, and goes on from there."""
-
-
-def is_over(until: float | None) -> bool:
-    """Whether the time is up."""
-    return until is not None and time.monotonic() >= until
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,30 +73,46 @@ class Place:
 
 
 def run_point(point: Point, scale: Scale, place: Place) -> dict[str, Any] | None:
-    """Train and attack one point; None where the time was up before its end."""
-    out, until = place.out, place.until
-    file, seal = out / "points" / f"{point.name}.json", seal_of(point, scale)
+    """Train and attack one point; None where the time was up before its end.
+
+    Raises:
+        SpecError: the folder holds this point of other settings or pictures.
+        TrainingError: it diverged, as it would again.
+    """
+    file, seal = place.out / "points" / f"{point.name}.json", seal_of(point, scale)
+    if not file.is_file() and is_over(place.until):
+        return None
+    loaded = pictures_of(scale, place)
     if file.is_file():
         found: dict[str, Any] = json.loads(file.read_text())
-        if found.get("settings") == seal:
+        if (found.get("settings"), found.get("data_digest")) == (seal, loaded.splits.digest):
             return found
-        raise SpecError(f"expected a point of these settings in '{file}', got one of others: choose another --out")
-    record = _train(point, scale, place)
-    if record is None or is_over(until):
+        raise SpecError(
+            f"expected a point of these settings and pictures in '{file}', got one of others: choose another --out"
+        )
+    try:
+        found = _computed(point, scale, place, loaded)
+    except TimeIsUpError:
         return None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(found, allow_nan=False) + "\n")
+    return found
+
+
+def _computed(point: Point, scale: Scale, place: Place, loaded: LoadedData) -> dict[str, Any]:
+    seal, seconds = seal_of(point, scale), dict[str, float]()
+    record = _train(point, scale, place, seconds)
     evaluation = record.evaluation
     assert evaluation is not None
-    loaded, steps = load_data_spec(record.spec.data), _Steps(out / "points" / point.name, until)
-    try:
-        paper = attack_like_the_paper(record, loaded, scale, steps)
-        honest = steps("honest", lambda: attack_honestly(record, loaded, scale))
-    except _TimeIsUpError:
-        return None
+    steps = Steps(place.out / "points" / point.name, seal, place.until)
+    paper = attack_like_the_paper(record, loaded, scale, steps)
+    honest = steps("honest", lambda: attack_honestly(record, loaded, scale))
     errors = load_file(record.path / honest.pop("samples"))["mse"]
-    found = {
+    return {
         "settings": seal,
         "source_digest": source_digest(),
-        "data_digest": record.spec.data.digest,
+        "data_digest": loaded.splits.digest,
+        "environment": describe_environment(pick_device(None)),
         "kind": point.kind,
         "noise_std": point.noise_std,
         "seed": point.seed,
@@ -135,30 +123,18 @@ def run_point(point: Point, scale: Scale, place: Place) -> dict[str, Any] | None
         "honest": honest,
         "correct": pack(load_file(record.path / PREDICTIONS)["accuracy"], 1),
         "error": pack(errors),
-        "seconds": {"training": evaluation.elapsed_s, **steps.seconds},
+        "seconds": {**seconds, "training": evaluation.elapsed_s, **steps.seconds},
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(found, allow_nan=False) + "\n")
-    return found
 
 
-class _Steps:
-    """Results of what takes minutes, each in a file of its own, so that a process that is stopped costs one of them."""
+def pictures_of(scale: Scale, place: Place) -> LoadedData:
+    """All points of a scale learn from, and are attacked on, the same pictures; decoded once in a process."""
+    return _loaded(_spec(load_defense("none", {}), 0, scale, place).data)
 
-    def __init__(self, folder: Path, until: float | None) -> None:
-        self._folder, self._until, self.seconds = folder, until, dict[str, float]()
 
-    def __call__(self, name: str, step: Callable[[], Any]) -> Any:
-        file = self._folder / f"{name}.json"
-        if not file.is_file():
-            if is_over(self._until):
-                raise _TimeIsUpError
-            begun, found = time.monotonic(), step()
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, json.dumps({"found": found, "seconds": time.monotonic() - begun}, allow_nan=False))
-        held = json.loads(file.read_text())
-        self.seconds[name] = held["seconds"]
-        return held["found"]
+@lru_cache(maxsize=1)
+def _loaded(spec: DataSpec) -> LoadedData:
+    return load_data_spec(spec)
 
 
 def seal_of(point: Point, scale: Scale) -> str:
@@ -180,32 +156,41 @@ def seal_of(point: Point, scale: Scale) -> str:
     return sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def train_teacher(seed: int, scale: Scale, place: Place) -> RunRecord | None:
-    """The undefended model that the settled kinds of a seed start from and learn from; None where the time was up."""
-    return _run(f"none-{seed}", load_defense("none", {}), seed, scale, place)
+def train_teacher(seed: int, scale: Scale, place: Place) -> RunRecord:
+    """The undefended model that the settled kinds of a seed start from and learn from.
+
+    Raises:
+        TimeIsUpError: it is not trained yet.
+    """
+    return _run(f"none-{seed}", _spec(load_defense("none", {}), seed, scale, place), place)
 
 
-def _train(point: Point, scale: Scale, place: Place) -> RunRecord | None:
+def _train(point: Point, scale: Scale, place: Place, seconds: dict[str, float]) -> RunRecord:
+    """The run of a point; the time of its teacher, which it shares, is noted apart."""
     row = ROWS[point.row]
     defense = defense_of(row, point.kind, point.noise_std, scale)
     more: dict[str, Any] = {} if row.cut is None else {"model_kwargs": {"cut": row.cut}}
     if point.kind in SETTLED:
         teacher = train_teacher(point.seed, scale, place)
-        if teacher is None:
-            return None
+        if teacher.evaluation is not None:
+            seconds["teacher"] = teacher.evaluation.elapsed_s
         more |= {"training": {"settle": scale.settle}, "task": DISTILLED, "weights": teacher.path}
-    return _run(point.name, defense, point.seed, scale, place, **more)
+    return _run(point.name, _spec(defense, point.seed, scale, place, **more), place)
 
 
-def _run(
-    name: str,
+def _run(name: str, spec: RunSpec, place: Place) -> RunRecord:
+    pictures = _loaded(spec.data)
+    return train_run(spec, place.out / name, observer=Timed(place.watch(name), place.until), data=pictures)
+
+
+def _spec(
     defense: Defense,
     seed: int,
     scale: Scale,
     place: Place,
     training: Mapping[str, Any] = MappingProxyType({}),
     **more: Any,
-) -> RunRecord | None:
+) -> RunSpec:
     recipe = load_recipe(scale.recipe)
     spec = make_spec(
         place.data,
@@ -215,8 +200,4 @@ def _run(
         training={**scale.training, **training},
         **more,
     )
-    spec = spec.model_copy(update={"data": spec.data.model_copy(update={"seed": scale.draw})})
-    try:
-        return train_run(spec, place.out / name, observer=_Timed(place.watch(name), place.until))
-    except _TimeIsUpError:
-        return None
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"seed": scale.draw})})

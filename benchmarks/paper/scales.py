@@ -36,12 +36,14 @@ class Row:
     """What is trained in several ways.
 
     Args:
+        name: of the row.
         preset: the defense.
         kinds: the ways.
         strength: times the lambda that the paper's table has.
         cut: of the network, None for that of the table.
     """
 
+    name: str
     preset: str
     kinds: tuple[str, ...] = ("without", "paper", "ours")
     strength: float = 1.0
@@ -49,11 +51,12 @@ class Row:
 
 
 _MAIN = ("bottleneck", "noise_arl")  # whose control, the paper's CEM settled, is trained too
-ROWS = {
-    **{name: Row(name, KINDS) if name in _MAIN else Row(name) for name in TABLE},
-    **{f"noise_arl-lambda{weight}": Row("noise_arl", ("paper",), weight / 16) for weight in (2, 8, 32)},
-    **{f"noise_arl-cut{cut}": Row("noise_arl", ("without", "paper"), cut=cut) for cut in (2, 5)},
-}
+_LIST = (
+    *(Row(name, name, KINDS) if name in _MAIN else Row(name, name) for name in TABLE),
+    *(Row(f"noise_arl-lambda{weight}", "noise_arl", ("paper",), weight / 16) for weight in (2, 8, 32)),
+    *(Row(f"noise_arl-cut{cut}", "noise_arl", ("without", "paper"), cut=cut) for cut in (2, 5)),
+)
+ROWS = {row.name: row for row in _LIST}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +71,21 @@ class Scale:
         paper_weight: lambda of the paper's CEM.
         our_weights: of ours, at the least and at the most noise of a row, nats per feature dimension; between them they
             rise by a constant factor from level to level.
-        seeds: of each point.
+        seeds: of each point, by row; ``*`` for all others.
         decoder: the paper's attacker.
         adversarial: epochs of its adversarial refinement.
         settle: times the epochs, of the kinds that settle.
         honest: attackers of the honest protocol.
         presets: parameters of presets that are not their defaults.
-        draw: seed of the pictures, by which they are drawn and dealt. The paper's lambda was chosen on draw 0 of two
-            that were tried; draw 0 is not scored. The ends of ours are as far apart as accuracies must be to compare.
+        draw: seed of the pictures, by which they are drawn and dealt. At reduced scale the paper's lambda was chosen on
+            draw 0 of two that were tried, and the ends of ours after draw 1 had been scored with one weight for all.
     """
 
     recipe: str
     noise: Mapping[str, tuple[float, ...]]
     paper_weight: float
     our_weights: tuple[float, float]
-    seeds: int
+    seeds: Mapping[str, int]
     decoder: Mapping[str, Any]
     adversarial: int
     settle: float
@@ -96,6 +99,10 @@ class Scale:
         """The sweep of a row."""
         return self.noise.get(row.preset, self.noise["*"])
 
+    def seeds_of(self, row: Row) -> int:
+        """How many times each point of a row is trained."""
+        return self.seeds.get(row.name, self.seeds["*"])
+
     def our_weight(self, row: Row, noise_std: float) -> float:
         """Of our CEM at a noise level of the row's sweep."""
         return rising_weight(self.our_weights, self.noise_of(row), noise_std)
@@ -105,25 +112,28 @@ _SWEEP = (0.01, 0.025, 0.05, 0.1, 0.15)  # of the released script
 _LESS_NOISE = ("distcorr", "ressfl")
 _PAPER = {"channels": 64, "blocks": 8, "epochs": 50, "batch_size": 256, "lr": 1e-3, "weight_decay": 1e-4}
 _STRONG = {"channels": 64, "blocks": 4, "batch_size": 64, "lr": 1e-3, "flip": True}
+_FIRST = PlugInSpec(name="decoder", params=_PAPER | {"flip": True})
 _SECOND = PlugInSpec(
     name="decoder", params=_STRONG | {"architecture": "subpixel", "standardise": "whiten", "epochs": 60}
 )
+_BOTH = PlugInSpec(name="committee", params={"members": [dict(_FIRST.params), dict(_SECOND.params)]})
 SCALES = {
     "full": Scale(
         recipe="full",
         noise={
             "bottleneck": _SWEEP,
             "noise_arl": _SWEEP,
-            **dict.fromkeys(_LESS_NOISE, (0.015, 0.075)),
-            "*": (0.025, 0.1),
+            **dict.fromkeys(_LESS_NOISE, (0.015, 0.125)),
+            "*": (0.01, 0.15),
         },
         paper_weight=16.0,
         our_weights=(0.1, 0.8),
-        seeds=2,
+        seeds={"bottleneck": 3, "noise_arl": 3, "*": 1},
         decoder=_PAPER,
         adversarial=150,
         settle=0.25,
-        honest=(PlugInSpec(name="decoder", params=_PAPER | {"flip": True}), _SECOND, PlugInSpec(name="linear")),
+        honest=(_FIRST, _SECOND, _BOTH, PlugInSpec(name="linear")),
+        presets={name: {"blocks": 4, "pretrain": 30} for name in ("ressfl", "noise_arl")},
     ),
     "reduced": Scale(
         recipe="quick",
@@ -131,7 +141,7 @@ SCALES = {
         noise={**dict.fromkeys(_LESS_NOISE, (0.025, 0.2)), "*": (0.05, 0.3)},
         paper_weight=2.0,
         our_weights=(0.3, 3.0),
-        seeds=1,
+        seeds={"*": 1},
         decoder={**_PAPER, "channels": 32, "blocks": 2, "epochs": 20, "batch_size": 64},
         adversarial=0,
         settle=1.0,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from splitveil.errors import SpecError
+from splitveil.errors import SpecError, TrainingError
 from splitveil.specs import PlugInSpec
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +97,7 @@ def point(kind: str, noise_std: float, accuracy: float, mse: float) -> dict[str,
             "train": {"mse": mse, "low": 0.9 * mse, "high": 1.1 * mse},
             "infer": {"mse": 1.1 * mse, "low": mse, "high": 1.2 * mse},
         },
-        "honest": {"attack": "decoder", "mse": {"mean": mse}},
+        "honest": {"attack": "decoder", "mse": {"mean": mse}, "beats_controls": True, "converged": True},
         "correct": pack(correct.astype(float), 1),
         "error": pack(mse * spread),
         "seconds": 1.0,
@@ -111,19 +113,20 @@ def two_levels(at: dict[str, tuple[float, float]]) -> list[dict[str, Any]]:
     ]
 
 
-def published(row: str, points: list[dict[str, Any]], folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What is written of a row that holds these points."""
+def published_of(rows: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What is written of rows that hold these points."""
     from benchmarks import harness
     from benchmarks.paper import publishing
 
     monkeypatch.setattr(harness, "RESULTS", folder)
-    monkeypatch.setattr(publishing, "FOLDER", folder / "paper")
     (folder / "paper").mkdir()
-    record = {"row": row, "scale": "reduced", "seeds": 1, "points": points}
-    (folder / "paper" / f"{row}@reduced.json").write_text(json.dumps(record))
-    publishing.build()
+    publishing.build([{"row": row, "scale": "reduced", "seeds": 1, "points": points} for row, points in rows.items()])
     found: dict[str, Any] = json.loads((folder / "paper" / "cifar10.json").read_text())
     return found
+
+
+def published(row: str, points: list[dict[str, Any]], folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return published_of({row: points}, folder, monkeypatch)
 
 
 def test_the_paper_s_protocol_is_compared_at_equal_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +169,10 @@ def test_the_summary_of_known_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert summary["gain_paper_protocol_at_equal_noise_pct"] == pytest.approx(25.0)
     assert part["printed_gain_pct"]["train"] == pytest.approx(100 * (0.0330 / 0.0290 - 1))
     assert part["printed_accuracy_points"] == pytest.approx(-0.16)
-    assert part["gain_honest_rows"] == "1 of 1 have accuracies in common"
+    assert part["gain_honest_rows"] == part["gain_paper_protocol_rows"] == "1 of 1 have accuracies in common"
+    low, high = part["gain_honest_limits_pct"]
+    assert low < 25.0 < high
+    assert part["pictures"] == PICTURES
     assert [row["printed_accuracy"] for row in found["rows"] if row["kind"] == "paper"] == pytest.approx([0.8762] * 2)
 
 
@@ -195,17 +201,55 @@ def test_ours_less_accurate_everywhere_is_a_bound_from_above(tmp_path: Path, mon
     assert found["more_accurate_share"] > 0.9
 
 
-def test_rows_of_other_settings_are_not_published(tmp_path: Path) -> None:
+def test_a_row_without_accuracies_in_common_is_counted_and_grades_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = {"without": (0.8, 0.010), "paper": (0.8, 0.0125), "ours": (0.8, 0.015)}
+    apart = {"without": (0.8, 0.010), "paper": (0.6, 0.010), "ours": (0.5, 0.015)}
+    rows = {"dropout": two_levels(good), "noise_nopeek": two_levels(apart)}
+    part = published_of(rows, tmp_path, monkeypatch)["summary"]["reduced"]
+    assert part["gain_paper_protocol_rows"] == "1 of 2 have accuracies in common"
+    assert part["gain_paper_protocol_pct"]["train"] == pytest.approx(25.0, abs=1e-6)
+    assert part["printed_gain_pct"]["train"] == pytest.approx(100 * (0.0129 / 0.0098 - 1)), "of the same rows"
+    assert part["ours_over_paper_cem"]["of"] == "1 of 2 rows"
+    assert part["ours_over_paper_cem"]["is"] == "equal accuracy", "no bound is averaged with what is known"
+    assert part["ours_over_paper_cem"]["mean_db"] == pytest.approx(10 * np.log10(1.2), abs=0.05)
+
+
+def test_no_number_is_drawn_from_an_attacker_that_the_controls_beat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = {"without": (0.8, 0.010), "paper": (0.8, 0.0125), "ours": (0.8, 0.015)}
+    rows = {"dropout": two_levels(at), "noise_nopeek": two_levels(at)}
+    rows["noise_nopeek"][3]["honest"]["beats_controls"] = False
+    summary = published_of(rows, tmp_path, monkeypatch)["summary"]
+    assert summary["invalid_rows"] == ["noise_nopeek@reduced"]
+    assert list(summary["reduced"]["gain_honest_db"]) == ["dropout"]
+
+
+def test_rows_of_other_settings_or_pictures_are_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.paper import publishing
     from benchmarks.paper.points import points_of, seal_of
-    from benchmarks.paper.publishing import check_settings
     from benchmarks.paper.scales import SCALES
 
-    seals = [seal_of(point, SCALES["reduced"]) for point in points_of("dropout", SCALES["reduced"])]
-    row = {"row": "dropout", "scale": "reduced", "points": [{"settings": seal} for seal in seals]}
-    check_settings([row])
-    row["points"][2]["settings"] = "of another weight"
-    with pytest.raises(SpecError, match="got 1 of others: run --row dropout"):
-        check_settings([row])
+    monkeypatch.setattr(publishing, "FOLDER", tmp_path)
+
+    def write(name: str, changed: str = "", digest: str | None = "a") -> None:
+        seals = [seal_of(point, SCALES["reduced"]) for point in points_of(name, SCALES["reduced"])]
+        points = [{"settings": seal + changed, "data_digest": digest} for seal in seals]
+        record = {"row": name, "scale": "reduced", "points": points}
+        (tmp_path / f"{name}@reduced.json").write_text(json.dumps(record))
+
+    write("dropout")
+    write("noise_nopeek", changed="of another weight")
+    assert [row["row"] for row in publishing.stored()] == ["dropout"]
+    assert "left out: noise_nopeek" in capsys.readouterr().out
+    for digest in ("b", None):
+        write("noise_nopeek", digest=digest)
+        with pytest.raises(SpecError, match="of the same pictures, got 2 digests"):
+            publishing.stored()
 
 
 def test_of_a_row_that_is_there_the_points_of_other_settings_are_computed_again(
@@ -221,15 +265,16 @@ def test_of_a_row_that_is_there_the_points_of_other_settings_are_computed_again(
     def run_point(wanted: Point, scale: Scale, _: Any) -> dict[str, Any]:
         computed.append(wanted)
         found = {"accuracy": {"mean": 0.5}, "honest": {"mse": {"mean": 0.01}}, "seconds": {}, "new": True}
-        return {"settings": seal_of(wanted, scale), **found}
+        return {"settings": seal_of(wanted, scale), "data_digest": "a", **found}
 
     points = list(points_of("dropout", scale))
-    held = [{"settings": seal_of(item, scale), "seconds": {}} for item in points]
+    held = [{"settings": seal_of(item, scale), "seconds": {}, "data_digest": "a"} for item in points]
     held[1]["settings"] = "of another weight"
     file = tmp_path / "dropout@reduced.json"
     file.write_text(json.dumps({"points": held}))
     monkeypatch.setattr(command, "FOLDER", tmp_path)
     monkeypatch.setattr(computing, "run_point", run_point)
+    monkeypatch.setattr(command, "digest_of", lambda *_: "a")
     monkeypatch.setattr(sys, "argv", ["paper", "--row", "dropout", "--data", "nowhere"])
     assert command.main() == 0
     assert computed == [points[1]]
@@ -237,29 +282,78 @@ def test_of_a_row_that_is_there_the_points_of_other_settings_are_computed_again(
     assert [point.get("new", False) for point in found] == [False, True, False, False, False, False]
 
 
-def test_a_point_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
-    from dataclasses import replace
+def test_a_point_that_fails_is_named_and_keeps_no_other_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.paper import __main__ as command
+    from benchmarks.paper import computing
+    from benchmarks.paper.points import Point
+    from benchmarks.paper.scales import Scale
 
-    from benchmarks.paper.points import Place, Point, run_point, seal_of
+    computed = list[Point]()
+
+    def run_point(wanted: Point, scale: Scale, _: Any) -> dict[str, Any]:
+        computed.append(wanted)
+        if len(computed) == 2:
+            raise TrainingError("expected a finite loss, got nan")
+        return {"accuracy": {"mean": 0.5}, "honest": {"mse": {"mean": 0.01}}}
+
+    monkeypatch.setattr(command, "FOLDER", tmp_path)
+    monkeypatch.setattr(computing, "run_point", run_point)
+    monkeypatch.setattr(command, "digest_of", lambda *_: "a")
+    monkeypatch.setattr(sys, "argv", ["paper", "--row", "dropout", "--data", "nowhere"])
+    assert command.main() == 1
+    assert len(computed) == 6
+    assert f"1 that failed: {computed[1].name}: expected a finite loss, got nan" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir()), "no row without all of its points"
+
+
+def test_the_table_is_of_cifar10(tmp_path: Path) -> None:
+    from benchmarks.paper.__main__ import digest_of
+    from benchmarks.paper.points import Place
     from benchmarks.paper.scales import SCALES
 
-    place = Place("nowhere", tmp_path)
-    wanted, scale = Point("bottleneck", "paper", 0.05, 0), SCALES["reduced"]
+    with pytest.raises(SpecError, match="expected the pictures of CIFAR-10"):
+        digest_of(SCALES["reduced"], Place("digits", tmp_path))
+
+
+def test_a_point_of_other_settings_or_pictures_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from benchmarks.paper.points import Place, Point, pictures_of, run_point, seal_of
+    from benchmarks.paper.scales import SCALES
+
+    place = Place("digits", tmp_path)
+    wanted, scale = Point("bottleneck", "paper", 0.05, 0), replace(SCALES["reduced"], limit=300)
     file = tmp_path / "points" / f"{wanted.name}.json"
     file.parent.mkdir()
-    file.write_text(json.dumps({"settings": seal_of(wanted, scale), "accuracy": 0.5}))
+    digest = pictures_of(scale, place).splits.digest
+    held = {"settings": seal_of(wanted, scale), "data_digest": digest, "accuracy": 0.5}
+    file.write_text(json.dumps(held))
     found = run_point(wanted, scale, place)
     assert found is not None
     assert found["accuracy"] == 0.5
-    for changed in (replace(scale, paper_weight=0.7), replace(scale, draw=2), replace(scale, training={"epochs": 12})):
+    for changed in (replace(scale, paper_weight=0.7), replace(scale, draw=3), replace(scale, training={"epochs": 12})):
         with pytest.raises(SpecError, match="choose another --out"):
             run_point(wanted, changed, place)
-    decides_others = replace(scale, our_weights=(0.1, 0.7), settle=2.0, noise={"*": (0.05, 0.4)}, seeds=3)
+    decides_others = replace(scale, our_weights=(0.1, 0.7), settle=2.0, noise={"*": (0.05, 0.4)}, seeds={"*": 3})
     assert run_point(wanted, decides_others, place) == found
+    file.write_text(json.dumps({**held, "data_digest": "of other pictures"}))
+    with pytest.raises(SpecError, match="choose another --out"):
+        run_point(wanted, scale, place)
+
+
+def test_no_point_begins_when_the_time_is_up(tmp_path: Path) -> None:
+    from benchmarks.paper.points import Place, Point, run_point
+    from benchmarks.paper.scales import SCALES
+
+    place = Place("digits", tmp_path, until=0.0)
+    assert run_point(Point("bottleneck", "ours", 0.05, 0), SCALES["reduced"], place) is None
+    assert not list(tmp_path.iterdir())
 
 
 def test_steps_that_are_done_are_not_done_again_and_none_begins_when_the_time_is_up(tmp_path: Path) -> None:
-    from benchmarks.paper.points import _Steps, _TimeIsUpError
+    from benchmarks.paper.steps import Steps, TimeIsUpError
 
     calls = list[str]()
 
@@ -267,34 +361,50 @@ def test_steps_that_are_done_are_not_done_again_and_none_begins_when_the_time_is
         calls.append(name)
         return {name: len(calls)}
 
-    assert _Steps(tmp_path, None)("train", lambda: step("train")) == {"train": 1}
-    late = _Steps(tmp_path, 0.0)
+    assert Steps(tmp_path, "a", None)("train", lambda: step("train")) == {"train": 1}
+    late = Steps(tmp_path, "a", 0.0)
     assert late("train", lambda: step("train")) == {"train": 1}
-    with pytest.raises(_TimeIsUpError):
+    with pytest.raises(TimeIsUpError):
         late("infer", lambda: step("infer"))
     assert calls == ["train"]
     assert list(late.seconds) == ["train"]
+    assert Steps(tmp_path, "b", None)("train", lambda: step("train")) == {"train": 2}, "of other settings: done again"
+
+
+def test_a_step_that_is_cut_off_keeps_its_time(tmp_path: Path) -> None:
+    from benchmarks.paper.steps import Steps, TimeIsUpError
+
+    def cut_off() -> None:
+        time.sleep(0.02)
+        raise TimeIsUpError
+
+    with pytest.raises(TimeIsUpError):
+        Steps(tmp_path, "a", None)("refine", cut_off)
+    later = Steps(tmp_path, "a", None)
+    assert later("refine", lambda: 1) == 1
+    assert later.seconds["refine"] >= 0.02
 
 
 def test_the_curves_of_known_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import harness
-    from benchmarks.paper import curves, publishing
+    from benchmarks.paper import curves
     from PIL import Image
 
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    monkeypatch.setattr(publishing, "FOLDER", tmp_path / "paper")
     monkeypatch.setattr(curves, "PICTURE", tmp_path / "curves.png")
     (tmp_path / "paper").mkdir()
 
-    def write(row: str, *points: dict[str, Any]) -> None:
-        record = {"row": row, "scale": "reduced", "seeds": 1, "points": points}
-        (tmp_path / "paper" / f"{row}@reduced.json").write_text(json.dumps(record))
+    def row_of(name: str, *points: dict[str, Any]) -> dict[str, Any]:
+        return {"row": name, "scale": "reduced", "seeds": 1, "points": list(points)}
 
-    write("noise_arl", *(point(kind, noise, 0.8 - noise, noise) for kind in ("without", "paper") for noise in NOISE))
-    curves.publish_curves()
+    base = row_of(
+        "noise_arl", *(point(kind, noise, 0.8 - noise, noise) for kind in ("without", "paper") for noise in NOISE)
+    )
+    curves.publish_curves([base])
     assert not (tmp_path / "curves.png").exists(), "the table's row alone is no curve over lambda or cut"
-    write("noise_arl-lambda8", *(point("paper", noise, 0.7 - noise, 2 * noise) for noise in NOISE))
-    curves.publish_curves()
+    curves.publish_curves(
+        [base, row_of("noise_arl-lambda8", *(point("paper", noise, 0.7 - noise, 2 * noise) for noise in NOISE))]
+    )
     found = json.loads((tmp_path / "paper" / "curves.json").read_text())
     assert found["summary"]["curves"] == ["cut 4", "cut 4 + CEM", "lambda 0", "lambda 16", "lambda 8"]
     [first, second] = [row for row in found["rows"] if row["curve"] == "lambda 8"]
@@ -327,7 +437,7 @@ def test_points_in_processes_of_their_own_are_the_same_points(tmp_path: Path, mo
     def computed(folder: str, workers: int) -> dict[Point, Any]:
         found = dict(compute(points, scale, Place("digits", tmp_path / folder), workers))
         for item in found.values():
-            assert item is not None
+            assert isinstance(item, dict)
             del item["seconds"]
             for attacker in item["paper"].values():
                 del attacker["seconds"]
@@ -339,8 +449,9 @@ def test_points_in_processes_of_their_own_are_the_same_points(tmp_path: Path, mo
 
 
 @pytest.mark.long
-def test_refining_a_decoder_keeps_it_near_the_pictures() -> None:
+def test_refining_a_decoder_keeps_it_near_the_pictures_and_goes_on_where_it_was(tmp_path: Path) -> None:
     from benchmarks.paper.adversarial import refine
+    from benchmarks.paper.steps import TimeIsUpError
 
     from splitveil.attacks.decoder import Decoder
     from splitveil.attacks.subjects import ModelSubject
@@ -353,6 +464,7 @@ def test_refining_a_decoder_keeps_it_near_the_pictures() -> None:
     from splitveil.rng import Rng
     from splitveil.split_model import SplitModel
     from splitveil.threats import ThreatModel
+    from splitveil.training.checkpoint import CheckpointStore
 
     with Rng(0).scoped():
         model = SplitModel(small(classes=2, input_shape=(1, 32, 32), width=0.25), Gaussian(0.05)).eval()
@@ -367,9 +479,23 @@ def test_refining_a_decoder_keeps_it_near_the_pictures() -> None:
     x, _ = pictures.get(torch.arange(128))
     r = release_all(subject, pictures, threat, Rng(3))
     before = decoder.reconstruct(r).detach()
-    refined, in_training = refine(decoder, subject, pictures, epochs=4, batch_size=16, rng=Rng(4))
+    copied, kept = copy.deepcopy(decoder), CheckpointStore(tmp_path / "state.safetensors", "a")
+    settings: dict[str, Any] = {"epochs": 4, "batch_size": 16, "rng": Rng(4)}
+    refined, in_training = refine(decoder, subject, pictures, **settings)
     after = refined.reconstruct(r)
     error = [(guess - x).square().mean().item() for guess in (before, after)]
     assert not torch.equal(before, after)
     assert error[1] < 1.2 * error[0]
     assert 0.5 * error[1] < in_training < 2 * error[0]
+
+    rests = iter([None, TimeIsUpError()])
+
+    def rest() -> None:
+        if (stop := next(rests, None)) is not None:
+            raise stop
+
+    with pytest.raises(TimeIsUpError):
+        refine(copy.deepcopy(copied), subject, pictures, **settings, store=kept, rest=rest)
+    resumed, again = refine(copied, subject, pictures, **settings, store=kept)
+    assert again == in_training
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in refined.state_dict().items())
