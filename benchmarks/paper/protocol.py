@@ -65,6 +65,7 @@ def attack_like_the_paper(record: RunRecord, data: LoadedData, scale: Scale, kee
     }
     if decoder is not None:
         found |= keep("refine", lambda: _refined(decoder, _target(subject, train, test), train, scale, keep))
+        keep.store("refine").remove()
     return found
 
 
@@ -101,7 +102,7 @@ def _learned(name: str, target: Target, scale: Scale, to: Path | None = None) ->
 
 def _refined(decoder: Path, target: Target, train: Pictures, scale: Scale, keep: Steps) -> dict[str, dict[str, Any]]:
     """The decoder of a file, refined; nothing where it diverged."""
-    begun, store = time.monotonic(), keep.store("refine")
+    begun = time.monotonic()
     better, error = refine(
         load_inverter(decoder).to(train.device),
         target.subject,
@@ -109,10 +110,9 @@ def _refined(decoder: Path, target: Target, train: Pictures, scale: Scale, keep:
         epochs=scale.adversarial,
         batch_size=_BATCH,
         rng=Rng(0).child("refine", "train"),
-        store=store,
+        store=keep.store("refine"),
         rest=lambda: check_time(keep.until),
     )
-    store.remove()
     if not math.isfinite(error):
         return {}
     _, scores = target.score(better, _PAPERS, target.places(None))
