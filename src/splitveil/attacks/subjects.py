@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from splitveil.contracts import FeatureSpec, NoiseSource
 from splitveil.errors import InputError
 from splitveil.modes import evaluating
+from splitveil.nets.fresh import fresh_copy
 from splitveil.rng import Rng
 from splitveil.split_model import SplitModel
 from splitveil.threats import Grant
@@ -109,19 +109,3 @@ class CallableSubject:
     def combine(self, r: Tensor) -> Tensor:
         """The mean: nothing is known about the mechanism."""
         return r.mean(dim=1)
-
-
-def fresh_copy(module: nn.Module) -> nn.Module:
-    """A module of the same classes and sizes whose learned values are drawn anew.
-
-    A parameter outside the standard layers becomes normal noise of standard deviation 0.02; a buffer without a reset
-    of its own (the normalisation of pictures) counts as architecture and is kept.
-    """
-    copied = deepcopy(module)
-    for child in copied.modules():
-        for parameter in child.parameters(recurse=False):
-            nn.init.normal_(parameter, std=0.02)
-        reset = getattr(child, "reset_parameters", None)
-        if callable(reset):
-            reset()
-    return copied

@@ -171,6 +171,7 @@ class Stage:
         continues: the stage goes on with what the one before has learned: schedules that warm up have done so.
         settles: the stage starts from the weights selected in the stage before, and learns the task without penalties:
             for parts behind the wire, once what crosses it is decided.
+        fresh: the stage begins with fresh weights, whatever the head and the tail have learned before.
     """
 
     name: str = "train"
@@ -183,6 +184,7 @@ class Stage:
     budget: Budget | None = None
     settles: bool = False
     continues: bool = False
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         positive(self.lr_scale, "lr_scale")

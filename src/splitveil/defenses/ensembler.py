@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from splitveil.errors import SpecError, UnknownNameError
+from splitveil.nets.fresh import fresh_copy, renew
 from splitveil.nets.parts import SplitParts
 from splitveil.rng import Rng
 from splitveil.split_model import SplitModel
@@ -146,7 +147,7 @@ class MultiplyBodies:
         if not isinstance(model.finish, nn.Identity):
             raise SpecError("ensembler expects a model in two parts, got one with a finish of its own")
         body, last = _without_classifier(model.tail)
-        copies = [_renew(copy.deepcopy(body)) for _ in range(self.bodies)]
+        copies = [fresh_copy(body) for _ in range(self.bodies)]
         chosen = torch.randperm(self.bodies)[: self.chosen].sort().values.tolist()
         selector = SecretSelector(self.bodies, chosen, last.in_features, last.out_features, self.selection)
         parts = SplitParts(model.head, Bodies(copies), model.input_shape, selector, model.feature_spec)
@@ -181,17 +182,8 @@ def _begin(model: SplitModel, active: int, name: str) -> None:
     for part in (model.tail, model.finish):
         cast(_Staged, part).active = active
     with Rng(int(cast(SecretSelector, model.finish).seed)).child(name).scoped():
-        _renew(model.head)
-        _renew(model.finish)
-
-
-def _renew(module: nn.Module) -> nn.Module:
-    """Fresh weights for everything that knows how it begins."""
-    for child in module.modules():
-        reset = getattr(child, "reset_parameters", None)
-        if callable(reset):
-            reset()
-    return module
+        renew(model.head)
+        renew(model.finish)
 
 
 def _without_classifier(tail: nn.Module) -> tuple[nn.Module, nn.Linear]:

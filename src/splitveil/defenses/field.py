@@ -371,8 +371,8 @@ def ensembler(
         ),
         reference="arXiv 2401.10859 (DAC 2025)",
         plan=(
-            *(Stage(name, network_share, before=BeginNetwork(place)) for place, name in enumerate(names)),
-            Stage("final", 1.0, parts=("head", "mechanism", "finish"), before=BeginFinal()),
+            *(Stage(name, network_share, before=BeginNetwork(place), fresh=True) for place, name in enumerate(names)),
+            Stage("final", 1.0, parts=("head", "mechanism", "finish"), before=BeginFinal(), fresh=True),
         ),
         surgery=surgery,
     )

@@ -100,7 +100,8 @@ def prepare(spec: RunSpec, source: Source, original: Original | None, trusted: s
         trusted: a model factory outside splitveil that the user named.
 
     Raises:
-        SpecError: a model that does not fit the pictures or the task; a tail that cannot stay as it is.
+        SpecError: a model that does not fit the pictures or the task; a tail that cannot stay as it is; weights that
+            the defense would throw away.
     """
     task = make_task(spec.learns)
     groups = task.count_groups(source.classes)
@@ -108,6 +109,7 @@ def prepare(spec: RunSpec, source: Source, original: Original | None, trusted: s
     model, penalties, defense = build_run(spec, groups, trusted, _parts_of(original))
     check_fit(model, source, task)
     stages = _planned(spec, defense.stages(), model, original)
+    _check_start(spec, stages, task, original)
     if task.needs_original and original is not None:
         task.attach(original.told)
     return Prepared(model, penalties, stages, task, groups, built, original)
@@ -161,6 +163,19 @@ def _planned(spec: RunSpec, stages: Sequence[Stage], model: SplitModel, original
             "another, or let it train"
         )
     return tuple(replace(stage, parts=tuple(part for part in stage.parts if part != "tail")) for stage in stages)
+
+
+def _check_start(spec: RunSpec, stages: Sequence[Stage], task: Task, original: Original | None) -> None:
+    """Weights that the first stage throws away serve nothing, unless the task learns from what they answer.
+
+    Raises:
+        SpecError: they are given all the same.
+    """
+    if original is not None and stages[0].fresh and not task.needs_original:
+        raise SpecError(
+            f"expected no weights under '{spec.defense.name}', which begins every stage with fresh ones, got some: "
+            "leave them out, take another defense, or a task that learns from their answers (distilled_classification)"
+        )
 
 
 def _settling(spec: RunSpec, stages: Sequence[Stage]) -> tuple[Stage, ...]:

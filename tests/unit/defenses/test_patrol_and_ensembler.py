@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,34 @@ def test_each_network_trains_its_own_body_and_the_last_stage_none(selection: Any
     assert similarity.filled.all()
     assert not any("heads" in name for name in model.state_dict())
     assert model.tail.active == model.finish.active == -1
+
+
+class Placed(nn.Module):
+    """A parameter that no standard layer resets, as a transformer's position embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pos = nn.Parameter(torch.zeros(1, 6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.pos
+
+
+def test_no_stage_begins_with_what_another_has_learned() -> None:
+    plain = parts()
+    body = nn.Sequential(Placed(), nn.Flatten(), nn.LazyLinear(2), nn.Linear(2, 2))
+    head = nn.Sequential(Placed(), nn.Conv2d(1, 2, 1))
+    body(head(torch.zeros(2, *plain.input_shape)))  # the lazy layer finds its size
+    with Rng(0).scoped():
+        model = MultiplyBodies(3, 2, "fixed")(SplitModel(SplitParts(head, body, plain.input_shape), Identity()))
+    places = [body[0].pos for body in model.tail.bodies]
+    assert not any(torch.equal(first, second) for first, second in pairwise(places)), "bodies begin alike"
+    for stage in ensembler(bodies=3, chosen=2).stages():
+        with torch.no_grad():
+            model.head[0].pos.fill_(1.23)
+        assert stage.before is not None
+        stage.before(model)
+        assert float(model.head[0].pos.detach().abs().max()) < 0.2, stage.name
 
 
 def test_heads_of_the_first_stage_differ_from_the_one_that_ships() -> None:

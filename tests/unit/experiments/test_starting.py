@@ -327,6 +327,20 @@ def test_a_tail_that_cannot_be_frozen(
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_that_the_defense_would_throw_away_are_refused(earlier: RunRecord, data: Path, tmp_path: Path) -> None:
+    defense = ensembler(bodies=3, chosen=2)
+    with pytest.raises(SpecError, match="expected no weights under 'ensembler', which begins every stage with fresh"):
+        go(data, tmp_path / "run", earlier.path, defense, training=FAST)
+    assert not (tmp_path / "run").exists()
+    plug_in = PlugInSpec(name=defense.name, params=dict(defense.params))
+    spec = make_spec(
+        str(data), defense=plug_in, recipe=load_recipe("tiny"), weights=earlier.path, task="distilled_classification"
+    )
+    loaded = load_data_spec(spec.data)
+    spec, original = complete(spec, loaded.source, loaded.splits)
+    assert prepare(spec, loaded.source, original).original is not None, "they teach"
+
+
 def test_a_run_in_training_is_no_start(earlier: RunRecord, tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text((earlier.path / "spec.json").read_text())
     with pytest.raises(SpecError, match="expected a finished run"):
