@@ -11,10 +11,39 @@ from splitveil.contracts import FeatureSpec
 from splitveil.errors import UnknownNameError
 from splitveil.rng import Rng
 
-__all__ = ["COMBINATIONS", "Combine", "combination_name", "find_combination", "kept_mean", "median"]
+__all__ = ["COMBINATIONS", "Combine", "around", "combination_name", "find_combination", "kept_mean", "median", "passed"]
 
 Combine = Callable[[Tensor], Tensor]
 """``(n, m, *r)`` to ``(n, *r)``."""
+
+_ROUNDING = 1e-5  # of what a zero arrives as: a graph of the same codec sums in another order
+
+
+def passed(r: Tensor, zero: Tensor | float = 0.0) -> Tensor:
+    """Where releases ``(..., *r)`` hold a value that no mask has set to zero, boolean.
+
+    Args:
+        r: releases.
+        zero: ``(*r)``, what a zero arrives as; a quantiser whose levels miss zero sends the nearest one.
+
+    Example:
+        >>> passed(torch.tensor([0.25, -0.25, 0.75]), 0.25).tolist()
+        [False, True, True]
+    """
+    zero = torch.as_tensor(zero).to(r)
+    return (r - zero).abs() > _ROUNDING * zero.abs()
+
+
+def around(zero: Tensor, combine: Combine) -> Combine:
+    """Combine releases in which a zero arrives as ``zero (*r)``, and leave it so where nothing passed.
+
+    Example:
+        >>> around(torch.tensor(0.25), kept_mean)(torch.tensor([[[0.25, 0.25], [0.75, 0.25]]])).tolist()
+        [[0.75, 0.25]]
+    """
+    if not bool(zero.any()):
+        return combine
+    return lambda r: combine(torch.where(passed(r, zero), r - zero, 0.0)) + zero
 
 
 def _mean(r: Tensor) -> Tensor:

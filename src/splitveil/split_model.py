@@ -58,6 +58,13 @@ class SplitModel(nn.Module):
         """The noise of one release."""
         return self.mechanism.noise_spec(self.feature_spec)
 
+    @property
+    def zero(self) -> Tensor:
+        """``(*r)``: what arrives of a release of zeros; a codec whose levels miss zero sends one beside it."""
+        device = next((p.device for p in self.parameters()), torch.device("cpu"))
+        with torch.no_grad():
+            return self.codec.roundtrip(torch.zeros(1, *self.release_spec.shape, device=device))[0]
+
     def draw(self, source: NoiseSource, n: int, device: torch.device) -> tuple[Tensor, ...]:
         """The noise of n releases from a source."""
         return tuple(to_device(source.draw(spec, n), device) for spec in self.noise_specs)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from splitveil.attacks.onnx import OnnxSubject
-from splitveil.combining import Combine
+from splitveil.codecs import Float32Codec, QuantisedCodec
+from splitveil.combining import Combine, around
 from splitveil.contracts import NoiseSpec
 from splitveil.errors import InputError
 from splitveil_edge.passport import EDGE, PASSPORT, Passport, read_passport
@@ -45,3 +49,14 @@ class BundleSubject(OnnxSubject):
                 f"expected '{folder / EDGE}' with the noise {declared} of its passport, got {self.noise_specs} with "
                 f"pictures and releases {shapes}: export the bundle again"
             )
+
+    @property
+    def zero(self) -> Tensor:
+        """``(*r)``: what a zero arrives as, by the codec of the passport."""
+        wire = self.passport.codec
+        codec = Float32Codec() if wire.name == "float32" else QuantisedCodec(wire.bits, wire.low, wire.high)
+        return codec.roundtrip(torch.zeros(self.release_spec.shape))
+
+    def combine(self, r: Tensor) -> Tensor:
+        """``(n, m, *r)`` to ``(n, *r)``, zeros as they were before the codec."""
+        return around(self.zero.to(r), super().combine)(r)

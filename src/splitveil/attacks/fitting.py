@@ -89,7 +89,7 @@ class DecoderAttack(Attack):
         check_architecture(self.architecture)
         check_standardisation(self.standardise)
 
-    def _plan(self, view: AttackerView, rng: Rng, reads: Callable[[Tensor], Tensor] = lambda r: r) -> Releases:
+    def _plan(self, view: AttackerView, rng: Rng) -> Releases:
         """How many pictures the budget pays for, and whether each epoch may have its own releases.
 
         Several releases of a picture are drawn once: together they hold little noise that could be learned by heart,
@@ -98,19 +98,13 @@ class DecoderAttack(Attack):
         Args:
             view: of the attacker.
             rng: key of the split, of order and noise.
-            reads: what the attack makes of releases.
         """
-
-        def pairs(indices: Tensor, key: Rng) -> tuple[Tensor, Tensor]:
-            x, r = view.pairs(indices, key)
-            return x, reads(r)
-
         observations, left = view.threat.observations, view.queries_left
         fit, val = split(view.affordable(_FEWEST_PICTURES), len(view.auxiliary), self.val_share, rng)
         cost = self.epochs * len(fit) + len(val) + min(len(fit), _STATISTICS)
         fresh = view.threat.allows("query") and observations == 1 and (left is None or cost <= left)
-        moved = self._moved(lambda x, key: reads(view.release(x, key)))
-        return Releases(view.auxiliary, pairs, fit, val, self.batch_size, rng, fresh=fresh, moved=moved)
+        moved = self._moved(view.release)
+        return Releases(view.auxiliary, view.pairs, fit, val, self.batch_size, rng, fresh=fresh, moved=moved)
 
     def _moved(self, release: Release) -> Moved | None:
         """Pictures and a key to shifted and mirrored ones and their releases; None where nothing moves."""
@@ -137,7 +131,8 @@ class DecoderAttack(Attack):
                 reads=reads,
             )
         inverter.to(view.auxiliary.device)
-        inverter.standardise.fit(releases.statistics())
+        inverter.start_reading(view.zero)
+        inverter.standardise.fit(map(inverter.read, releases.statistics()))
         inverter.start_from(mean_picture(releases.pictures()))
         history, best_epoch = self._epochs(inverter, releases, view.progress)
         inverter.facts = {

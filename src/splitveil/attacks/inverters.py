@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from splitveil.attacks.standardise import Standardise, make_standardise
+from splitveil.combining import passed
 from splitveil.contracts import FeatureSpec, Inverter
 from splitveil.errors import InputError, UnknownNameError
 from splitveil.nets.decoders import make_decoder
@@ -27,7 +28,7 @@ __all__ = [
     "support",
 ]
 
-READINGS = ("values", "support")
+READINGS = ("values", "support", "support_of_levels")
 _DARKEST = 5e-3  # of the mean picture: a logit of 5.3 that training can still move
 
 
@@ -70,11 +71,13 @@ class DecoderInverter(FittedInverter):
         blocks: of the network.
         architecture: see `splitveil.nets.decoders.make_decoder`.
         standardise: see `splitveil.attacks.standardise.make_standardise`.
-        reads: ``values`` of r, or its ``support``: where it is not zero.
+        reads: ``values`` of r, or its ``support``: where it is not zero; ``support_of_levels`` where it is not what a
+            zero arrives as, see `start_reading`.
     """
 
     kind = "decoder"
     prior: Tensor
+    zero: Tensor
 
     def __init__(
         self,
@@ -95,6 +98,8 @@ class DecoderInverter(FittedInverter):
         self._sizes = {"channels": channels, "blocks": blocks}
         if reads not in READINGS:
             raise UnknownNameError("reading", reads, READINGS)
+        if reads == "support_of_levels":
+            self.register_buffer("zero", torch.zeros(release.shape))
         self._choices = {"architecture": architecture, "standardise": standardise, "reads": reads}
 
     @property
@@ -111,24 +116,36 @@ class DecoderInverter(FittedInverter):
         """Set the mean picture ``(c, h, w)`` in [0, 1]."""
         self.prior.copy_(torch.logit(mean_picture, eps=_DARKEST))
 
+    def start_reading(self, zero: Tensor) -> None:
+        """Set what a zero arrives as, ``(*r)``, where positions of levels are read."""
+        if self._choices["reads"] == "support_of_levels":
+            self.zero.copy_(zero)
+
+    def read(self, r: Tensor) -> Tensor:
+        """What counts of releases ``(n, *r)``: their values, or 1 where they are not zero, else 0."""
+        reads = self._choices["reads"]
+        return r if reads == "values" else support(r, self.zero if reads == "support_of_levels" else 0.0)
+
     def reconstruct(self, r: Tensor) -> Tensor:
         """``(n, *r)`` to pictures in (0, 1)."""
-        if self._choices["reads"] == "support":
-            r = support(r)
-        standard = self.standardise(r)
+        standard = self.standardise(self.read(r))
         with half_precision(r.device) if self.training else nullcontext():  # pictures are scored in float32
             logits = self.net.logits(standard)
         return (logits.to(standard) + self.prior).sigmoid()
 
 
-def support(r: Tensor) -> Tensor:
+def support(r: Tensor, zero: Tensor | float = 0.0) -> Tensor:
     """1 where a release is not zero, else 0.
+
+    Args:
+        r: ``(n, *r)``.
+        zero: ``(*r)``, what a zero arrives as.
 
     Example:
         >>> support(torch.tensor([0.0, -2.0, 0.5])).tolist()
         [0.0, 1.0, 1.0]
     """
-    return (r != 0).to(r)
+    return passed(r, zero).to(r)
 
 
 class LinearInverter(FittedInverter):

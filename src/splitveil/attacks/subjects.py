@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from splitveil.contracts import FeatureSpec, NoiseSource
+from splitveil.combining import around
+from splitveil.contracts import FeatureSpec, NoiseSource, Subject
 from splitveil.errors import InputError
 from splitveil.modes import evaluating
 from splitveil.nets.fresh import fresh_copy
@@ -15,7 +16,7 @@ from splitveil.rng import Rng
 from splitveil.split_model import SplitModel
 from splitveil.threats import Grant
 
-__all__ = ["BLACK_BOX_OFFERS", "CallableSubject", "ModelSubject"]
+__all__ = ["BLACK_BOX_OFFERS", "CallableSubject", "ModelSubject", "zero_of"]
 
 BLACK_BOX_OFFERS: frozenset[Grant] = frozenset({"query", "pairs", "labels"})
 """What an encoder without its weights and without its cloud can offer."""
@@ -44,8 +45,13 @@ class ModelSubject:
         return self.model.release_each(x, noises)
 
     def combine(self, r: Tensor) -> Tensor:
-        """``(n, m, *r)`` to ``(n, *r)``, as the mechanism says."""
-        return self.model.mechanism.combine(r)
+        """``(n, m, *r)`` to ``(n, *r)``, as the mechanism says, which knows zeros as they were before the codec."""
+        return around(self.zero.to(r), self.model.mechanism.combine)(r)
+
+    @property
+    def zero(self) -> Tensor:
+        """``(*r)``: what a zero arrives as."""
+        return self.model.zero
 
     def tail(self, r: Tensor) -> Tensor:
         """The cloud's part in evaluation mode, with gradient: ``(n, *r)`` to the reply."""
@@ -56,6 +62,12 @@ class ModelSubject:
         """A head of the same architecture with fresh weights: what a shadow model starts from."""
         with rng.scoped():
             return fresh_copy(self.model.head)
+
+
+def zero_of(subject: Subject) -> Tensor:
+    """``(*r)``: what a zero of the release arrives as, where the subject tells its codec; zero where it does not."""
+    known: Tensor | None = getattr(subject, "zero", None)
+    return torch.zeros(subject.release_spec.shape) if known is None else known
 
 
 class CallableSubject:

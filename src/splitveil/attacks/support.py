@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from splitveil.attacks.fitting import DecoderAttack
-from splitveil.attacks.inverters import DecoderInverter, support
+from splitveil.attacks.inverters import DecoderInverter
 from splitveil.attacks.view import attacker_view
 from splitveil.contracts import View
 from splitveil.rng import Rng
@@ -17,7 +17,7 @@ __all__ = ["Support"]
 
 @dataclass(frozen=True)
 class Support(DecoderAttack):
-    """The decoder attack on the positions of a release alone: ``g(1[r != 0])``.
+    """The decoder attack on the positions of a release alone: ``g(1[r != 0])``, 0 as the codec sends it.
 
     Beside the decoder it says how much of what leaks is in the choice of the values that a sparse mechanism, such as
     top-k, lets through. A release without zeros has nothing to say, and the mean picture comes out.
@@ -31,4 +31,5 @@ class Support(DecoderAttack):
 
     def _fit(self, view: View, rng: Rng) -> DecoderInverter:
         held = attacker_view(view)
-        return self._train(held, self._plan(held, rng, support), rng, reads="support")
+        reads = "support_of_levels" if bool(held.zero.any()) else "support"
+        return self._train(held, self._plan(held, rng), rng, reads=reads)

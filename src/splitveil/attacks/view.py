@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from splitveil.attacks.observing import observe
-from splitveil.attacks.subjects import ModelSubject
+from splitveil.attacks.subjects import ModelSubject, zero_of
 from splitveil.contracts import (
     Attack,
     FeatureSpec,
@@ -276,6 +276,11 @@ class AttackerView:
     def combine(self, r: Tensor) -> Tensor:
         """What several releases of each picture amount to: ``(n, m, *r)`` to ``(n, *r)``."""
         return self._subject.combine(r)
+
+    @property
+    def zero(self) -> Tensor:
+        """``(*r)``: what a zero of the release arrives as, by the codec that everybody knows."""
+        return zero_of(self._subject)
 
     def channel(self, x: Tensor) -> GaussianChannel | None:
         """The Gaussian stage that the mechanism declares, at these pictures; None where it declares none.

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from attack_fixtures import KEY, subject
+from attack_fixtures import KEY, model, subject
+from bundle_fixtures import make_bundle
+from splitveil.attacks.bundle import BundleSubject
 from splitveil.attacks.observing import near_duplicate, observe
 from splitveil.attacks.subjects import ModelSubject
+from splitveil.codecs import QuantisedCodec
 from splitveil.contracts import Mechanism, NoiseSource
 from splitveil.defenses.mechanisms.dropout import Dropout
 from splitveil.defenses.mechanisms.gaussian import Gaussian
@@ -88,3 +92,31 @@ def test_threats_say_what_is_seen_and_old_records_stay_as_they_were() -> None:
         ThreatModel(frozenset(), duplicates="close")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="'shifted' only, got 'same'"):
         ThreatModel(frozenset(), shift="corruptions")
+
+
+def test_a_quantised_zero_is_no_value_that_a_mask_let_pass() -> None:
+    """Eight masks together hide a value in 256, so what is left of the error is that of rounding."""
+    plain = model(Dropout(0.5))
+    attacked = ModelSubject(plain.with_mechanism(plain.mechanism, QuantisedCodec(4, -1.0, 1.0)))
+    x = torch.rand((64, *attacked.input_shape), generator=KEY.generator())
+    threat = ThreatModel(frozenset({"query"}), observations=8)
+    r = observe(attacked, x, threat, source=SeededNoise, rng=KEY)
+    with torch.no_grad():
+        error = (r - plain.head(x)).square()
+    assert float(error.median()) < (2 / 15) ** 2 / 4
+    assert float(error.mean()) < 2 * (2 / 15) ** 2 / 12 + float(plain.head(x).detach().square().mean()) / 2**8
+
+
+def test_a_bundle_knows_what_a_zero_arrives_as(tmp_path: Path) -> None:
+    """Two bits from -0.5 to 1.5: no value passed where all releases hold the level next to zero."""
+    attacked = BundleSubject(make_bundle(tmp_path / "bundle", bits=2), combine="kept_mean")
+    r = attacked.release(torch.rand((4, *attacked.input_shape), generator=KEY.generator()), SeededNoise(KEY))
+    levels = torch.tensor([-0.5, 1 / 6, 5 / 6, 1.5])
+    assert bool(((r[..., None] - levels).abs().amin(-1) < 1e-5).all())
+    torch.testing.assert_close(attacked.zero, torch.full(attacked.release_spec.shape, 1 / 6))
+    hidden = attacked.zero.expand(r.shape)
+    torch.testing.assert_close(attacked.combine(torch.stack([r, hidden, hidden], 1)), r)
+
+
+def test_a_bundle_without_a_quantiser_sends_zero_as_it_is(tmp_path: Path) -> None:
+    assert not BundleSubject(make_bundle(tmp_path / "bundle")).zero.any()

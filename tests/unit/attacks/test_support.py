@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
-from attack_fixtures import KEY, Affine, auxiliary, invertible_head, mse, subject, view_of
+from attack_fixtures import KEY, Affine, auxiliary, invertible_head, model, mse, smooth, subject, table, view_of
 from splitveil.attacks.controls import MeanImage
+from splitveil.attacks.inverters import DecoderInverter
+from splitveil.attacks.storage import load_inverter, save_inverter
+from splitveil.attacks.subjects import ModelSubject
 from splitveil.attacks.support import Support
+from splitveil.codecs import QuantisedCodec
+from splitveil.defenses.mechanisms.topk import TopK
+from splitveil.noise import SeededNoise
 
 STRONG = Support(channels=8, blocks=1, epochs=12, batch_size=32, lr=5e-3)
 
@@ -53,3 +61,22 @@ def test_values_are_not_read() -> None:
 def test_a_release_without_zeros_says_nothing() -> None:
     found, blind = error(around_grey())
     assert found > 0.9 * blind
+
+
+def test_levels_that_miss_zero_hide_no_position(tmp_path: Path) -> None:
+    """Between -1 and 1, four bits have no zero: it arrives as a fifteenth, and so does what top-k has left out."""
+    plain = model(TopK(0.25), around_grey())
+    attacked = ModelSubject(plain.with_mechanism(plain.mechanism, QuantisedCodec(4, -1.0, 1.0)))
+    pictures = auxiliary(256)
+    exact, levels = (
+        STRONG.fit(view_of(each, pictures=pictures), KEY).facts["best_val_mse"]
+        for each in (ModelSubject(plain), attacked)
+    )
+    assert levels < 1.05 * exact
+    inverter = STRONG.fit(view_of(attacked, pictures=pictures), KEY)
+    assert isinstance(inverter, DecoderInverter)
+    r = attacked.release(table(smooth(8)).get(torch.arange(8))[0], SeededNoise(KEY))
+    assert bool((r != 0).all())
+    assert 0.6 < float(1 - inverter.read(r).mean()) < 0.9
+    save_inverter(tmp_path / "support.safetensors", inverter, {})
+    torch.testing.assert_close(load_inverter(tmp_path / "support.safetensors").invert(r), inverter.invert(r))
