@@ -38,6 +38,7 @@ CHECKS = (
     "check_release_leaves_no_trace",
     "check_combine",
     "check_channel_bounds",
+    "check_unmasked",
 )
 
 
@@ -179,6 +180,21 @@ def check_combine(model: SplitModel) -> None:
     torch.testing.assert_close(mechanism.combine(stacked[1:2])[0], combined[1])
     repeated = releases[0].unsqueeze(1).expand(-1, 4, *releases[0].shape[1:])
     torch.testing.assert_close(mechanism.combine(repeated), releases[0])
+
+
+def check_unmasked(model: SplitModel) -> None:
+    """What a mask lets pass, it leaves as it is; what it hides lies within the limit that it states."""
+    bare = model.mechanism.unmasked()
+    if bare is None:
+        return
+    x, drawn, plain = pictures(model, 6) - 0.5, noises(model, 6), model.with_mechanism(bare)
+    by_name = dict(zip((spec.name for spec in model.noise_specs), drawn, strict=True))
+    r, z = simulate(model, x, drawn), simulate(plain, x, tuple(by_name[spec.name] for spec in plain.noise_specs))
+    passed, within = r != 0, model.mechanism.hidden_within(r)
+    assert 0 < int(passed.sum()) < passed.numel()
+    torch.testing.assert_close(r[passed], z[passed])
+    if within is not None:
+        assert bool((z.abs() <= within)[~passed].all())
 
 
 def check_channel(model: SplitModel, stage_variance: float, samples: int = 4000) -> None:

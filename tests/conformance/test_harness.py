@@ -12,6 +12,7 @@ from torch import Tensor
 
 from splitveil.contracts import FeatureSpec, GaussianChannel, Mechanism
 from splitveil.defenses.mechanisms.clip import Clip
+from splitveil.defenses.mechanisms.dropout import Dropout
 from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.defenses.mechanisms.identity import Identity
 from splitveil.defenses.mechanisms.laplace import Laplace
@@ -72,6 +73,13 @@ class FirstOnly(Identity):
 
     def combine(self, r: Tensor) -> Tensor:
         return r.mean(dim=0).expand(len(r), *r.shape[2:]) if len(r) == r.shape[1] else r.sum(dim=1)
+
+
+class Rescaled(Dropout):
+    """Scales what it lets pass, and does not say so."""
+
+    def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
+        return super().forward(z, noises) / (1 - self.rate)
 
 
 class Counting(Identity):
@@ -153,11 +161,12 @@ class Rounding(Laplace):
         (Reserved(0.1), "check_specs"),
         (Detached(), "check_gradient"),
         (FirstOnly(), "check_combine"),
+        (Rescaled(0.5), "check_unmasked"),
         (Counting(), "check_release_leaves_no_trace"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_a_fault_is_noticed(mechanism: Identity | Gaussian, check: str) -> None:
+def test_a_fault_is_noticed(mechanism: Mechanism, check: str) -> None:
     model = harness.wire(mechanism, SPEC)
     with pytest.raises((AssertionError, InputError)):
         getattr(harness, check)(model)

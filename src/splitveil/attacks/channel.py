@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from splitveil.attacks.view import AttackerView
+from splitveil.combining import passed
 from splitveil.contracts import NoiseSpec
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
@@ -34,18 +36,21 @@ def silent_noises(specs: tuple[NoiseSpec, ...], n: int, device: torch.device | s
 class KnownChannel:
     """The release as ``r = f(x) + noise`` of a known variance, f the release that is expected of a picture.
 
-    Where noise is added and symmetric, f is the noise-free release. Elsewhere, as behind a mask, under which silence
-    says nothing, f is the mean over draws that are the same for all pictures and every call.
+    Where noise is added and symmetric, f is the noise-free release. Elsewhere, as behind a clip of it, f is the mean
+    over draws that are the same for all pictures and every call. Behind a mask f is what would be expected without
+    it, and holds where a release shows a value.
 
     Args:
-        view: of an attacker who holds the weights.
+        view: of an attacker who holds the weights; behind a mask, of the wire without it.
         variance: of the noise in what the attacker sees, ``()`` or ``(*r)``.
         draws: of the noise, a row each, for all releases of a picture in turn; none where f is the noise-free release.
+        masked: of the same attacker and the wire with its mask, where there is one: what it hides arrives as zeros.
     """
 
     view: AttackerView
     variance: Tensor
     draws: tuple[tuple[Tensor, ...], ...] = ()
+    masked: AttackerView | None = None
 
     @classmethod
     def of(cls, view: AttackerView, rng: Rng) -> KnownChannel:
@@ -57,8 +62,11 @@ class KnownChannel:
         Raises:
             ThreatModelError: the weights, or auxiliary pictures, are not granted.
         """
-        count = min(_PICTURES, len(view.auxiliary))
-        x = view.auxiliary.get(torch.arange(count))
+        x = view.auxiliary.get(torch.arange(min(_PICTURES, len(view.auxiliary))))
+        unmasked = view.unmasked() if view.noise_specs else None  # without noise, a guess gets the mask of the truth
+        if unmasked is not None:
+            channel = replace(cls.of(unmasked, rng.child("unmasked")), masked=view)
+            return channel if view.threat.observations == 1 else channel._of_several(x, rng)
         std = _gaussian_std(view, x, rng.child("check"))
         if std is not None:
             return cls(view, std.square().mean(0) / view.threat.observations)
@@ -75,12 +83,33 @@ class KnownChannel:
 
     @property
     def is_additive(self) -> bool:
-        """Whether the expected release is the noise-free one."""
-        return not self.draws
+        """Whether a release is the noise-free one and noise."""
+        return not self.draws and self.masked is None
+
+    def _of_several(self, x: Tensor, rng: Rng) -> KnownChannel:
+        """With the variance of several releases together, measured where they show a value."""
+        total, count = torch.zeros(()), torch.zeros(())
+        with torch.no_grad():
+            expected = self(x)
+            for number in range(_DRAWS):
+                r = seen(cast(AttackerView, self.masked), x, rng.child("several", number))
+                shown = passed(r, self.view.zero)
+                total = total.to(r) + ((r - expected).square() * shown).sum(0)
+                count = count.to(r) + shown.sum(0)
+        pooled = total.sum() / count.sum().clamp_min(1)
+        return replace(self, variance=torch.where(count < _DRAWS, pooled, total / count.clamp_min(1)))
+
+    def misses(self, expected: Tensor, r: Tensor) -> Tensor:
+        """By how much f misses releases ``(n, *r)``: ``f - r``, and where a mask hides r, what it cannot hide."""
+        if self.masked is None:
+            return expected - r
+        within = self.masked.hidden_within(r)
+        hidden = torch.zeros_like(r) if within is None else (expected.abs() - within).relu()
+        return torch.where(passed(r, self.view.zero), expected - r, hidden)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The expected release of pictures ``(n, c, h, w)``, with gradient."""
-        if self.is_additive:
+        if not self.draws:
             return _silent(self.view, x)
         releases = torch.stack(self.view.simulate_all(x, self.draws), dim=1)
         count = self.view.threat.observations

@@ -59,6 +59,7 @@ class DiffusionInverter(Inverter):
         picture: ``(c, h, w)``.
         restoring: how.
         rng: of all noise.
+        misses: from what is simulated and r to what is squared, ``f - r`` unless told otherwise.
 
     Reference:
         Zhu et al.: Denoising Diffusion Models for Plug-and-Play Image Restoration, CVPRW 2023 (DiffPIR).
@@ -74,10 +75,11 @@ class DiffusionInverter(Inverter):
         picture: tuple[int, ...],
         restoring: Restoring,
         rng: Rng,
+        misses: Callable[[Tensor, Tensor], Tensor] = torch.sub,
     ) -> None:
         super().__init__()
         self._simulate, self._variance, self._levels = simulate, variance, levels
-        self._picture, self._restoring, self._rng = picture, restoring, rng
+        self._picture, self._restoring, self._rng, self._misses = picture, restoring, rng, misses
         self.facts: dict[str, Any] = {}
 
     def reconstruct(self, r: Tensor) -> Tensor:
@@ -107,7 +109,7 @@ class DiffusionInverter(Inverter):
         optimiser = torch.optim.Adam([u], lr=2 * error / self._restoring.fits)
         with torch.enable_grad():
             for _ in range(self._restoring.fits):
-                missed = (self._simulate((u + 1) / 2) - r).square() / (2 * self._variance)
+                missed = self._misses(self._simulate((u + 1) / 2), r).square() / (2 * self._variance)
                 objective = missed.sum() + (u - expected).square().sum() / (2 * error**2)
                 u.grad = torch.autograd.grad(objective, u)[0]
                 optimiser.step()

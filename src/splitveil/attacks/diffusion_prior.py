@@ -92,6 +92,7 @@ class DiffusionPrior(Attack):
             held.input_shape,
             Restoring(self.fits, self.samples),
             rng.child("samples"),
+            misses=channel.misses,
         )
         inverter.facts = {"denoiser": history, "steps": self.steps, "samples": self.samples}
         return inverter

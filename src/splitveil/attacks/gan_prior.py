@@ -136,6 +136,7 @@ class GanPrior(Attack):
             trusted_variance(channel),
             Searching(self.steps, self.lr, self.restarts),
             rng.child("search"),
+            misses=channel.misses,
         )
         inverter.facts = {"generator": history, "steps": self.steps, "restarts": self.restarts}
         return inverter

@@ -124,6 +124,7 @@ class ImagePrior(Attack):
             trusted_variance(channel),
             Searching(self.steps, self.lr, self.restarts),
             rng.child("search"),
+            misses=channel.misses,
         )
         inverter.facts = {"steps": self.steps, "restarts": self.restarts}
         return inverter

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from splitveil.attacks.subjects import ModelSubject
-from splitveil.contracts import NoiseSource, Subject
+from splitveil.contracts import NoiseSource, NoiseSpec, Subject
+from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
 from splitveil.threats import ThreatModel
 
-__all__ = ["near_duplicate", "observe"]
+__all__ = ["IndexedNoise", "near_duplicate", "observe"]
 
 _LEVEL = 1 / 255
 
@@ -77,3 +79,26 @@ def near_duplicate(x: Tensor, rng: Rng, start: int = 0) -> Tensor:
         levels = torch.randint(-1, 2, x.shape[1:], generator=generator).to(x)
         changed[row] = padded[row, :, top : top + height, left : left + width] + _LEVEL * levels
     return changed.clamp_(0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedNoise:
+    """Noise whose row belongs to a picture, not to a place in the batch."""
+
+    rng: Rng
+    indices: Tensor
+
+    def draw(self, spec: NoiseSpec, n: int) -> Tensor:
+        rows, places = torch.unique(self.indices, return_inverse=True)
+        source = self.rng.child("pairs")
+        drawn = [SeededNoise(source, start=start).draw(spec, count) for start, count in _runs(rows.tolist())]
+        return torch.cat(drawn)[places] if drawn else torch.zeros(0, *spec.shape)
+
+
+def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
+    """Sorted whole numbers as runs of neighbours: first and length."""
+    start = 0
+    for stop in range(1, len(rows) + 1):
+        if stop == len(rows) or rows[stop] != rows[stop - 1] + 1:
+            yield rows[start], stop - start
+            start = stop

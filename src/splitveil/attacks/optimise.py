@@ -44,7 +44,8 @@ class Optimise(Attack):
 
     v is the variance of the noise, known from the mechanism; without noise it is a hundredth of the release's spread,
     squared. Under the prior ``gaussian``, from auxiliary pictures, this is the posterior mean wherever the head is
-    linear; ``tv`` takes differences of neighbours to be Laplace, of the scale that auxiliary pictures show.
+    linear; ``tv`` takes differences of neighbours to be Laplace, of the scale that auxiliary pictures show. Behind a
+    mask that hides values at random, the misfit is over those that passed.
 
     Args:
         prior: ``tv``, ``gaussian`` or ``none``.
@@ -94,12 +95,13 @@ class Optimise(Attack):
         variance = trusted_variance(channel)
         begin = self._begin(held, rng)
         inverter = SearchInverter(
-            self._expected(channel, held, rng),
+            self._expected(channel, rng),
             self._prior(held),
             variance,
             Searching(self.steps, self.lr, self.restarts),
             rng.child("search"),
             begin,
+            channel.misses,
         )
         inverter.facts = {"prior": self.prior, "steps": self.steps, "restarts": self.restarts}
         return inverter
@@ -113,8 +115,9 @@ class Optimise(Attack):
         scale = neighbour_scale(all_pictures(view)) if known else _SCALE_WITHOUT_PICTURES
         return TotalVariation(centre_of(view), scale, self.prior_weight)
 
-    def _expected(self, channel: KnownChannel, view: AttackerView, rng: Rng) -> KnownChannel:
+    def _expected(self, channel: KnownChannel, rng: Rng) -> KnownChannel:
         """The release that a picture is expected to have, under the same draws for all pictures and starts."""
+        view = channel.view
         rows = range(self.noise_draws * view.threat.observations)
         draws = tuple(view.draw(rng.child("expectation", number)) for number in rows)
         return replace(channel, draws=draws) if draws and view.noise_specs else channel

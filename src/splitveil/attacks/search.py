@@ -57,6 +57,7 @@ class SearchInverter(Inverter):
         searching: how.
         rng: of the starts, by the row of a release in the call.
         begin: from releases to pictures to start from; None for the prior's own start.
+        misses: from what is simulated and r to what is squared, ``f - r`` unless told otherwise.
     """
 
     searches = True
@@ -69,10 +70,11 @@ class SearchInverter(Inverter):
         searching: Searching,
         rng: Rng,
         begin: Callable[[Tensor], Tensor] | None = None,
+        misses: Callable[[Tensor, Tensor], Tensor] = torch.sub,
     ) -> None:
         super().__init__()
         self._simulate, self._prior, self._variance = simulate, prior, variance
-        self._searching, self._rng, self._begin = searching, rng, begin
+        self._searching, self._rng, self._begin, self._misses = searching, rng, begin, misses
         self.facts: dict[str, Any] = {}
 
     def reconstruct(self, r: Tensor) -> Tensor:
@@ -139,7 +141,7 @@ class SearchInverter(Inverter):
             return w.detach(), self._objective(w, r)
 
     def _objective(self, w: Tensor, r: Tensor) -> Tensor:
-        error = (self._simulate(self._prior.draw(w)) - r).square() / (2 * self._variance)
+        error = self._misses(self._simulate(self._prior.draw(w)), r).square() / (2 * self._variance)
         return error.flatten(1).sum(1) + self._prior.energy(w)
 
 

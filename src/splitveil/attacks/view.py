@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from splitveil.attacks.observing import observe
+from splitveil.attacks.observing import IndexedNoise, observe
 from splitveil.attacks.subjects import ModelSubject, zero_of
+from splitveil.combining import passed
 from splitveil.contracts import (
     Attack,
     FeatureSpec,
@@ -185,7 +186,7 @@ class AttackerView:
         table = self._table()
         if isinstance(table, PairedPictures):
             return x, table.release_of(indices)
-        return x, self._observe(x, lambda key: _IndexedNoise(key, places), self._rng)
+        return x, self._observe(x, lambda key: IndexedNoise(key, places), self._rng)
 
     def _known_pairs(self) -> Tensor:
         if self._paired is None:
@@ -282,6 +283,10 @@ class AttackerView:
         """``(*r)``: what a zero of the release arrives as, by the codec that everybody knows."""
         return zero_of(self._subject)
 
+    def hidden_within(self, r: Tensor) -> Tensor | None:
+        """The magnitude ``(n, 1, ...)`` that no value which a mask hides of releases exceeds; None: any."""
+        return self._white_box().model.mechanism.hidden_within(torch.where(passed(r, self.zero), r, 0.0))
+
     def channel(self, x: Tensor) -> GaussianChannel | None:
         """The Gaussian stage that the mechanism declares, at these pictures; None where it declares none.
 
@@ -291,6 +296,21 @@ class AttackerView:
         model = self._white_box().model
         with evaluating(model), torch.no_grad():
             return model.features(x)[1]
+
+    def unmasked(self) -> AttackerView | None:
+        """The same attacker before a wire that hides nothing, whose releases show what masks let pass, one by one.
+
+        None where zeros of a release do not say that something is hidden.
+
+        Raises:
+            ThreatModelError: the weights are not granted.
+        """
+        model = self._white_box().model
+        bare = model.mechanism.unmasked()
+        if bare is None:
+            return None
+        subject = ModelSubject(model.with_mechanism(bare))
+        return AttackerView(subject, replace(self.threat, observations=1), auxiliary=self._auxiliary, rng=self._rng)
 
     @property
     def noise_specs(self) -> tuple[NoiseSpec, ...]:
@@ -369,26 +389,3 @@ def attacker_view(view: View) -> AttackerView:
     if not isinstance(view, AttackerView):
         raise ContractError(f"expected an AttackerView, got {type(view).__name__}: wrap the subject in one")
     return view
-
-
-@dataclass(frozen=True, slots=True)
-class _IndexedNoise:
-    """Noise whose row belongs to a picture, not to a place in the batch."""
-
-    rng: Rng
-    indices: Tensor
-
-    def draw(self, spec: NoiseSpec, n: int) -> Tensor:
-        rows, places = torch.unique(self.indices, return_inverse=True)
-        source = self.rng.child("pairs")
-        drawn = [SeededNoise(source, start=start).draw(spec, count) for start, count in _runs(rows.tolist())]
-        return torch.cat(drawn)[places] if drawn else torch.zeros(0, *spec.shape)
-
-
-def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
-    """Sorted whole numbers as runs of neighbours: first and length."""
-    start = 0
-    for stop in range(1, len(rows) + 1):
-        if stop == len(rows) or rows[stop] != rows[stop - 1] + 1:
-            yield rows[start], stop - start
-            start = stop

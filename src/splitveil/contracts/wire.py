@@ -50,6 +50,16 @@ class Mechanism(nn.Module, ABC):
         """The Gaussian stage of this mechanism at z, or None where it has none."""
         return None
 
+    def unmasked(self) -> Mechanism | None:
+        """This mechanism with nothing hidden, where a zero of r says that a value is, and what is not zero passed as
+        it would without the mask; None where zeros say nothing of the kind.
+        """
+        return None
+
+    def hidden_within(self, r: Tensor) -> Tensor | None:
+        """The magnitude ``(n, 1, ...)`` that no value which a mask hides of releases ``(n, *r)`` exceeds; None: any."""
+        return None
+
     def combine(self, r: Tensor) -> Tensor:
         """What m releases of one input amount to: ``(n, m, *r)`` to ``(n, *r)``; the mean unless overridden."""
         return r.mean(dim=1)

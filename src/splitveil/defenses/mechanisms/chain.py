@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from splitveil.contracts import FeatureSpec, GaussianChannel, Mechanism, NoiseSpec
 from splitveil.defenses.mechanisms.clip_ball import ClipBall
+from splitveil.defenses.mechanisms.identity import Identity
 from splitveil.errors import SpecError
 
 __all__ = ["Chain"]
@@ -75,6 +76,23 @@ class Chain(Mechanism):
                 return None
             z, spec = part(z, ()), part.output_spec(spec)
         return None
+
+    def unmasked(self) -> Mechanism | None:
+        """Without the masks at its end; those before a part that changes zeros cannot be seen in r."""
+        parts, found = self.mechanisms, False
+        for place in reversed(range(len(parts))):
+            bare = parts[place].unmasked()
+            if bare is None:
+                break
+            parts[place], found = bare, True
+            if not isinstance(bare, Identity):
+                break
+        return Chain(*parts) if found else None
+
+    def hidden_within(self, r: Tensor) -> Tensor | None:
+        """As the last part says, unless another mask before it hides what is larger."""
+        several = len(self.parts) > 1 and self.mechanisms[-2].unmasked() is not None
+        return None if several else self.mechanisms[-1].hidden_within(r)
 
     def combine(self, r: Tensor) -> Tensor:
         """As the last part combines that draws noise or says how to; parts after it are taken as invertible."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from splitveil.combining import kept_mean
 from splitveil.contracts import FeatureSpec, Mechanism, NoiseSpec
+from splitveil.defenses.mechanisms.identity import Identity
 from splitveil.errors import SpecError
 
 __all__ = ["Dropout", "with_zero"]
@@ -41,6 +42,10 @@ class Dropout(Mechanism):
     def forward(self, z: Tensor, noises: tuple[Tensor, ...]) -> Tensor:
         """``(n, *z)`` with zeros."""
         return z * (noises[0] >= self.rate).to(z.dtype)
+
+    def unmasked(self) -> Mechanism:
+        """All of z."""
+        return Identity()
 
     def combine(self, r: Tensor) -> Tensor:
         """The mean of what the masks let pass: m releases leave a share ``rate^m`` hidden."""

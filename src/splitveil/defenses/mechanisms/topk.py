@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from splitveil.combining import kept_mean
 from splitveil.contracts import FeatureSpec, Mechanism
 from splitveil.defenses.mechanisms.dropout import with_zero
+from splitveil.defenses.mechanisms.identity import Identity
 from splitveil.errors import SpecError
 
 __all__ = ["TopK"]
@@ -42,6 +44,16 @@ class TopK(Mechanism):
         room = k - above.sum(dim=1, keepdim=True)
         keep = above | (tied & (tied.long().cumsum(dim=1) <= room))
         return (flat * keep.to(z.dtype)).reshape(z.shape)
+
+    def unmasked(self) -> Mechanism:
+        """All of z."""
+        return Identity()
+
+    def hidden_within(self, r: Tensor) -> Tensor:
+        """The least magnitude that was kept."""
+        size = r.abs().flatten(1)
+        least = size.masked_fill(size == 0, torch.inf).amin(1)
+        return least.reshape(-1, *[1] * (r.ndim - 1))
 
     def combine(self, r: Tensor) -> Tensor:
         """The mean of what was kept, position by position."""
