@@ -22,7 +22,7 @@ from splitveil.rng import Rng
 from splitveil.stepping import take_step
 from splitveil.threats import Grant
 
-__all__ = ["ANSWERS", "Shadow", "Substitute", "kernel_discrepancy"]
+__all__ = ["ANSWERS", "Learned", "Shadow", "Substitute", "kernel_discrepancy"]
 
 ANSWERS = 3
 """Axes of a reply that holds the answers of several bodies."""
@@ -78,13 +78,15 @@ class Shadow(DecoderAttack):
 
     def _fit(self, view: View, rng: Rng) -> DecoderInverter:
         held = attacker_view(view)
-        substitute, history = self._shadow(held, rng.child("shadow"))
-        inverter = self._invert(held, substitute, rng)
-        inverter.facts["shadow"] = history
+        learned = self._shadow(held, rng.child("shadow"), torch.arange(len(held.auxiliary)))
+        inverter = self._invert(held, learned.substitute, rng)
+        inverter.facts["shadow"] = learned.history
         return inverter
 
-    def _invert(self, held: AttackerView, substitute: Substitute, rng: Rng) -> DecoderInverter:
-        """A decoder that learns from pairs of the substitute."""
+    def _invert(
+        self, held: AttackerView, substitute: Substitute, rng: Rng, among: Tensor | None = None
+    ) -> DecoderInverter:
+        """A decoder that learns from pairs of the substitute, of these pictures, of all by default."""
 
         def release(x: Tensor, key: Rng) -> Tensor:
             with torch.no_grad():
@@ -95,39 +97,55 @@ class Shadow(DecoderAttack):
             x = held.auxiliary.get(indices)
             return x, release(x, key)
 
-        count = len(held.auxiliary)  # pairs of the substitute are free, however many
-        fit, val = split(count, count, self.val_share, rng)
+        among = torch.arange(len(held.auxiliary)) if among is None else among
+        # pairs of the substitute are free, however many
+        fit, val = (among[places] for places in split(len(among), len(among), self.val_share, rng))
         moved = self._moved(release)
         releases = Releases(held.auxiliary, pairs, fit, val, self.batch_size, rng, fresh=True, moved=moved)
         inverter = self._train(held, releases, rng)
         inverter.facts["fresh_noise"] = False  # what it learns from is its own, and no query
         return inverter
 
-    def _shadow(
-        self, view: AttackerView, rng: Rng, bodies: tuple[int, ...] | None = None
-    ) -> tuple[Substitute, list[dict[str, Any]]]:
-        """A substitute that works through these bodies of the tail, through the whole of it by default."""
-        observed, count = view.observed, len(view.auxiliary)
+    def _shadow(self, view: AttackerView, rng: Rng, among: Tensor, bodies: tuple[int, ...] | None = None) -> Learned:
+        """A substitute that works through these bodies of the tail, through the whole of it by default.
+
+        Args:
+            view: of the attacker.
+            rng: key.
+            among: indices of the auxiliary pictures to learn from.
+            bodies: of a tail that has several; None for all.
+        """
+        observed = view.observed
         substitute = Substitute.build(view, observed, rng)
         labels = view.labels if view.threat.allows("labels") else None
         reader = _Reader(view.tail(observed[:2]), labels, bodies, rng).to(observed.device)
+        learned = Learned(substitute, reader, [])
         optimiser = torch.optim.Adam([*substitute.parameters(), *reader.parameters()], lr=self.shadow_lr)
-        history: list[dict[str, Any]] = []
         for epoch in range(self.shadow_epochs):
-            order = torch.randperm(count, generator=rng.child("order", epoch).generator())
-            heard = _endless(len(observed), self.shadow_batch, rng.child("heard", epoch))
+            order = torch.randperm(len(among), generator=rng.child("order", epoch).generator())
             sums: dict[str, float] = {"task": 0.0, "match": 0.0}
-            batches = order.tensor_split(-(-count // self.shadow_batch))
-            for step, indices in enumerate(batches):
-                r = substitute(view.auxiliary.get(indices), rng.child("noise", epoch, step))
-                reply = reader(view.tail(r))
-                known = None if labels is None else labels[indices.to(labels.device)]
-                task = _task(reply, known)
-                match = kernel_discrepancy(substitute.scaled(r), substitute.scaled(observed[next(heard)]))
+            count = 0
+            for task, match in self._losses(view, learned, among[order], rng, epoch):
                 take_step(optimiser, task + self.match * match)
                 sums = {"task": sums["task"] + float(task.detach()), "match": sums["match"] + float(match.detach())}
-            history.append({"epoch": epoch, **{name: value / len(batches) for name, value in sums.items()}})
-        return substitute.eval(), history
+                count += 1
+            learned.history.append({"epoch": epoch, **{name: value / count for name, value in sums.items()}})
+        substitute.eval()
+        return learned
+
+    def _losses(
+        self, view: AttackerView, learned: Learned, indices: Tensor, rng: Rng, *key: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each batch of these auxiliary pictures: that of the task, and the mismatch to releases overheard."""
+        observed = view.observed
+        labels = view.labels if view.threat.allows("labels") else None
+        heard = _endless(len(observed), self.shadow_batch, rng.child("heard", *key))
+        for step, batch in enumerate(indices.tensor_split(-(-len(indices) // self.shadow_batch))):
+            r = learned.substitute(view.auxiliary.get(batch), rng.child("noise", *key, step))
+            known = None if labels is None else labels[batch.to(labels.device)]
+            task = _task(learned.reader(view.tail(r)), known)
+            scaled = learned.substitute.scaled
+            yield task, kernel_discrepancy(scaled(r), scaled(observed[next(heard)]))
 
 
 class Substitute(nn.Module):
@@ -201,6 +219,15 @@ class _Reader(nn.Module):
         chosen = reply if self.bodies is None else reply[:, list(self.bodies)]
         logits: Tensor = self.linear(chosen.flatten(1))
         return logits
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learned:
+    """A substitute, what reads the tail's replies to it, and the losses of each epoch."""
+
+    substitute: Substitute
+    reader: _Reader
+    history: list[dict[str, Any]]
 
 
 def _task(logits: Tensor, labels: Tensor | None) -> Tensor:

@@ -53,6 +53,8 @@ def used_by(attack: AttackResult) -> frozenset[Grant]:
         used = (used - {"pairs"}) | {"weights"}
     if attack.facts.get("fresh_noise"):
         used.add("query")
+    if attack.facts.get("held_out_pairs"):
+        used.add("pairs")
     return frozenset(used)
 
 

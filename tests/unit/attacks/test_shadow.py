@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attack_fixtures import BLACK_BOX, KEY, auxiliary, model, mse, smooth, table
+from attack_fixtures import BLACK_BOX, CLASSES, KEY, auxiliary, model, mse, smooth, table
 from splitveil.attacks.controls import MeanImage
-from splitveil.attacks.shadow import Shadow, kernel_discrepancy
+from splitveil.attacks.shadow import Learned, Shadow, kernel_discrepancy
 from splitveil.attacks.shadow_bodies import ShadowBodies
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.attacks.view import AttackerView
@@ -40,12 +41,12 @@ def attacked() -> ModelSubject:
     return ModelSubject(made)
 
 
-def view_of(attacked: ModelSubject, threat: ThreatModel = BLIND) -> AttackerView:
+def view_of(attacked: ModelSubject, threat: ThreatModel = BLIND, pictures: int = 256) -> AttackerView:
     traffic = table(smooth(256, "traffic")).get(torch.arange(256))[0]
     return AttackerView(
         attacked,
         threat,
-        auxiliary=auxiliary(256),
+        auxiliary=auxiliary(pictures),
         rng=Rng(4),
         observed=lambda: attacked.release(traffic, SeededNoise(Rng(7))),
     )
@@ -112,60 +113,118 @@ def test_the_discrepancy_against_brute_force_and_between_equal_distributions() -
     )
 
 
-def ensemble(bodies: int = 3) -> ModelSubject:
-    """An invertible head behind which the second of several bodies is the one that learned the classes."""
-    made = model(Gaussian(0.02))
-    pictures = table(smooth(256, "training"))
-    x, y = pictures.get(torch.arange(256))
-    r = made.release(x, noise=SeededNoise(KEY))
-    classes = int(y.max()) + 1
+class Several(nn.Module):
+    """Bodies that all answer."""
 
-    class Several(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.bodies = nn.ModuleList(
-                nn.Sequential(nn.Flatten(), nn.Linear(r[0].numel(), classes)) for _ in range(bodies)
-            )
+    def __init__(self, bodies: list[nn.Module]) -> None:
+        super().__init__()
+        self.bodies = nn.ModuleList(bodies)
 
-        def forward(self, value: Tensor) -> Tensor:
-            return torch.stack([body(value) for body in self.bodies], dim=1)
+    def forward(self, r: Tensor) -> Tensor:
+        return torch.stack([body(r) for body in self.bodies], dim=1)
 
-    with KEY.scoped():
-        made.tail = Several()
-    made.finish = nn.Flatten()
-    useful = made.tail.bodies[1]
-    optimiser = torch.optim.Adam(useful.parameters(), lr=1e-2)
-    for _ in range(150):
+
+def network(seed: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """A head, a body and a classifier."""
+    with Rng(seed).scoped():
+        head = nn.Sequential(nn.Conv2d(1, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 4, 3, 2, 1), nn.Sigmoid())
+        return head, nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU()), nn.Linear(16, CLASSES)
+
+
+def learn(network: tuple[nn.Module, ...], trained: tuple[nn.Module, ...], seed: int) -> None:
+    x, y = table(smooth(256, "training")).get(torch.arange(256))
+    head, body, classifier = network
+    optimiser = torch.optim.Adam([value for part in trained for value in part.parameters()], lr=5e-3)
+    generator = Rng(seed).generator()
+    for _ in range(100):
+        noise = 0.02 * torch.randn((len(x), 4, 4, 4), generator=generator)
         optimiser.zero_grad()
-        torch.autograd.backward(functional.cross_entropy(useful(r), y))
+        torch.autograd.backward(functional.cross_entropy(classifier(body(head(x) + noise)), y))
         optimiser.step()
+
+
+@pytest.fixture(scope="module")
+def ensembled() -> ModelSubject:
+    """Three networks that learned apart, and a head that learned to work through the body of the second."""
+    networks = [network(seed) for seed in range(3)]
+    for seed, parts in enumerate(networks):
+        learn(parts, parts, seed)
+    head, _, classifier = network(9)
+    learn((head, networks[1][1], classifier), (head, classifier), 9)
+    made = model(Gaussian(0.02), head)
+    made.tail, made.finish = Several([body for _, body, _ in networks]), nn.Flatten()
     return ModelSubject(made)
 
 
-def test_of_an_ensemble_it_tries_every_body_and_all_and_keeps_the_best() -> None:
-    attacked = ensemble()
-    view = view_of(attacked)
-    inverter = ShadowBodies(**SHORT, shadow_epochs=10).fit(view, KEY)
+ENSEMBLE: dict[str, Any] = {**SHORT, "shadow_epochs": 10}
+HURRIED: dict[str, Any] = {**SHORT, "epochs": 1, "shadow_epochs": 1}
+WITH_PAIRS = ThreatModel(BLIND.grants | {"pairs"})
+
+
+def test_of_an_ensemble_it_keeps_the_subset_that_inverts_best(ensembled: ModelSubject) -> None:
+    """Not the one that its substitute works best with, which is the whole: its reader holds every subset's."""
+    view, attack = view_of(ensembled, WITH_PAIRS, 512), ShadowBodies(**ENSEMBLE)
+    inverter = attack.fit(view, KEY)
     told = inverter.facts["bodies"]
-    assert [item["bodies"] for item in told["losses"]] == [[0], [1], [2], [0, 1, 2]]
-    best = min(told["losses"], key=lambda item: item["loss"])
-    assert told["chosen"] == best["bodies"]
-    assert view.queries == 0
-    assert mse(inverter, attacked) < mse(MeanImage().fit(view, KEY), attacked)
+    assert [item["bodies"] for item in told["tried"]] == [[0], [1], [2], [0, 1, 2]]
+    assert (told["by"], inverter.facts["held_out_pairs"], view.queries) == ("error", 51, 51)
+    scored = {}
+    for bodies in ((0,), (1,), (2,), None):
+        substitute = attack._shadow(
+            view, KEY.child("shadow", *(bodies or ("all",))), torch.arange(512), bodies
+        ).substitute
+        scored[tuple(bodies or range(3))] = mse(attack._invert(view, substitute, KEY), ensembled)
+    fits_best = min(told["tried"], key=lambda item: item["loss"])["bodies"]
+    assert scored[tuple(told["chosen"])] == min(scored.values())
+    assert mse(inverter, ensembled) < 0.8 * scored[tuple(fits_best)]
+    assert mse(inverter, ensembled) < 0.8 * mse(MeanImage().fit(view, KEY), ensembled)
 
 
-def test_subsets_of_two_are_tried_where_they_are_asked_for() -> None:
-    short = ShadowBodies(**{**SHORT, "epochs": 1}, shadow_epochs=1, largest=2)
-    told = short.fit(view_of(ensemble()), KEY).facts["bodies"]
-    assert [item["bodies"] for item in told["losses"]][3:] == [[0, 1], [0, 2], [1, 2], [0, 1, 2]]
+class Watched(ShadowBodies):
+    """Remembers what its substitutes learn from, and what judges them."""
+
+    learned: ClassVar[list[Tensor]] = []
+    judged: ClassVar[list[Tensor]] = []
+
+    def _shadow(self, view: AttackerView, rng: Rng, among: Tensor, bodies: Any = None) -> Learned:
+        self.learned.append(among)
+        return super()._shadow(view, rng, among, bodies)
+
+    def _loss(self, view: AttackerView, learned: Learned, indices: Tensor, rng: Rng) -> float:
+        self.judged.append(indices)
+        return super()._loss(view, learned, indices, rng)
+
+
+def test_without_pairs_pictures_that_no_substitute_has_seen_judge_by_the_loss(ensembled: ModelSubject) -> None:
+    view = view_of(ensembled)
+    told = Watched(**HURRIED).fit(view, KEY).facts["bodies"]
+    assert (told["by"], view.queries) == ("loss", 0)
+    assert all(item["error"] is None for item in told["tried"])
+    assert told["chosen"] == min(told["tried"], key=lambda item: item["loss"])["bodies"]
+    assert len(Watched.learned) == len(Watched.judged) == 4
+    for learned, judged in zip(Watched.learned, Watched.judged, strict=True):
+        assert sorted([*learned.tolist(), *judged.tolist()]) == list(range(256))
+        assert torch.equal(judged, Watched.judged[0])
+
+
+@pytest.mark.parametrize(("budget", "by", "queries"), [(3, "loss", 0), (12, "error", 12)])
+def test_pairs_judge_as_far_as_they_are_paid_for(ensembled: ModelSubject, budget: int, by: str, queries: int) -> None:
+    view = view_of(ensembled, replace(WITH_PAIRS, query_budget=budget))
+    assert ShadowBodies(**HURRIED).fit(view, KEY).facts["bodies"]["by"] == by
+    assert view.queries == queries
+
+
+def test_subsets_of_two_are_tried_where_they_are_asked_for(ensembled: ModelSubject) -> None:
+    told = ShadowBodies(**HURRIED, largest=2).fit(view_of(ensembled), KEY).facts["bodies"]
+    assert [item["bodies"] for item in told["tried"]][3:] == [[0, 1], [0, 2], [1, 2], [0, 1, 2]]
 
 
 def test_of_one_body_it_is_the_shadow_attack(attacked: ModelSubject) -> None:
-    told = ShadowBodies(**{**SHORT, "epochs": 1}, shadow_epochs=1).fit(view_of(attacked), KEY).facts["bodies"]
-    assert told["chosen"] == [0]
-    assert len(told["losses"]) == 1
+    one, plain = (kind(**HURRIED).fit(view_of(attacked), KEY) for kind in (ShadowBodies, Shadow))
+    assert one.facts["bodies"] == {"chosen": [0], "by": "nothing else to try", "tried": []}
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in one.state_dict().items())
 
 
-def test_the_plain_shadow_reads_all_bodies(attacked: ModelSubject) -> None:
-    inverter = Shadow(**{**SHORT, "epochs": 1}, shadow_epochs=2).fit(view_of(ensemble()), KEY)
+def test_the_plain_shadow_reads_all_bodies(ensembled: ModelSubject) -> None:
+    inverter = Shadow(**{**SHORT, "epochs": 1}, shadow_epochs=2).fit(view_of(ensembled), KEY)
     assert inverter.facts["shadow"][-1]["task"] < inverter.facts["shadow"][0]["task"]

@@ -189,6 +189,9 @@ def test_what_an_attacker_took_because_it_was_granted_is_named() -> None:
     asking = attack("decoder", 0.02)
     asking = asking.model_copy(update={"facts": {**asking.facts, "fresh_noise": True}})
     assert needs_of(asking) == ["pairs", "query"]
+    blind = attack("shadow_bodies", 0.02)
+    judged = blind.model_copy(update={"facts": {**blind.facts, "held_out_pairs": 8}})
+    assert (needs_of(blind), needs_of(judged)) == (["tail"], ["pairs", "tail"])
     assert cost(linear) < cost(asking)
     assert cost(linear) < cost(knowing)
 
