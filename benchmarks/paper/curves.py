@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.harness import publish
+from benchmarks.paper.publishing import by_level
 from benchmarks.paper.reference import FIGURE, TABLE
 from splitveil.files import write_with
 
@@ -43,19 +44,15 @@ _COLOURS = {
 
 def curve_points(row: Mapping[str, Any], kind: str) -> list[dict[str, float]]:
     """One point per noise level, means over the seeds."""
-    points = [point for point in row["points"] if point["kind"] == kind]
-    found = []
-    for noise_std in sorted({point["noise_std"] for point in points}):
-        held = [point for point in points if point["noise_std"] == noise_std]
-        found.append(
-            {
-                "noise_std": noise_std,
-                "accuracy": fmean(point["accuracy"]["mean"] for point in held),
-                "train_mse": fmean(point["paper"]["train"]["mse"] for point in held),
-                "honest_mse": fmean(point["honest"]["mse"]["mean"] for point in held),
-            }
-        )
-    return found
+    return [
+        {
+            "noise_std": noise_std,
+            "accuracy": fmean(point["accuracy"]["mean"] for point in held),
+            "train_mse": fmean(point["paper"]["train"]["mse"] for point in held),
+            "honest_mse": fmean(point["honest"]["mse"]["mean"] for point in held),
+        }
+        for noise_std, held in by_level(row, kind).items()
+    ]
 
 
 def publish_curves(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from benchmarks.paper.scales import ROWS, SCALES, Scale
 from splitveil.errors import SpecError
 from splitveil.metrics.tradeoff import DeltaSummary, Points, TradeOff, delta, paired_delta
 
-__all__ = ["FOLDER", "build", "stored"]
+__all__ = ["FOLDER", "build", "by_level", "stored"]
 
 FOLDER = RESULTS / "paper"
 _LEAST_SHARED = 0.01  # of accuracy, by two curves that are compared: few points, and kinds that cost unlike
@@ -53,6 +53,13 @@ def stored() -> list[dict[str, Any]]:
                 f"rows of others below '{FOLDER}'"
             )
     return rows
+
+
+def by_level(row: Mapping[str, Any], kind: str) -> dict[float, list[dict[str, Any]]]:
+    """Points of a kind at each noise level, the lowest first, one per seed."""
+    points = [point for point in row["points"] if point["kind"] == kind]
+    levels = sorted({point["noise_std"] for point in points})
+    return {level: [point for point in points if point["noise_std"] == level] for level in levels}
 
 
 def build(rows: Sequence[dict[str, Any]]) -> None:
@@ -208,12 +215,8 @@ def _at_accuracy_pct(row: dict[str, Any], column: str, side: str = "mean") -> fl
     """Gain of the paper's CEM in the paper's protocol at equal accuracy, from means over the seeds."""
     curves = list[TradeOff]()
     for kind, key in zip(("paper", "without"), _SIDES[side], strict=True):
-        points = [point for point in row["points"] if point["kind"] == kind and column in point["paper"]]
-        levels = [
-            [point for point in points if point["noise_std"] == level]
-            for level in sorted({p["noise_std"] for p in points})
-        ]
-        if not levels:
+        levels = list(by_level(row, kind).values())
+        if not all(column in point["paper"] for held in levels for point in held):
             return None
         accuracy = [np.mean([point["accuracy"]["mean"] for point in held]) for held in levels]
         curves.append(TradeOff.fit(accuracy, [np.mean([p["paper"][column][key] for p in held]) for held in levels]))
@@ -223,8 +226,9 @@ def _at_accuracy_pct(row: dict[str, Any], column: str, side: str = "mean") -> fl
 def _lines(row: dict[str, Any]) -> list[dict[str, Any]]:
     """One line per kind and noise level, means over the seeds, the paper's figures beside."""
     printed, lines = TABLE[row["row"]], list[dict[str, Any]]()
-    for kind, noise_std in sorted({(point["kind"], point["noise_std"]) for point in row["points"]}, reverse=True):
-        held = [point for point in row["points"] if (point["kind"], point["noise_std"]) == (kind, noise_std)]
+    kinds = sorted({point["kind"] for point in row["points"]}, reverse=True)
+    found = [(kind, *level) for kind in kinds for level in reversed(by_level(row, kind).items())]
+    for kind, noise_std, held in found:
         place = int(kind != "without")
         lines.append(
             {
