@@ -3,7 +3,7 @@
 ``python -m benchmarks.defenses_cifar10 --data FOLDER --row noise_arl@0.1`` trains and audits the defense at that level,
 alone and with CEM, and writes ``results/defenses_cifar10/noise_arl@0.1@quick.json``; stopped, it goes on where it was.
 Of a row that is there, a side is not computed again unless its settings have changed. ``--publish`` builds the table of
-all rows that are there.
+all rows of which both sides are there.
 
 Two levels far apart, the same for both sides, are what a gain at equal accuracy takes: CEM costs some points, so its
 curve meets the other one between them. The weight of CEM rises with the level, from one end of `WEIGHTS` to the other:
@@ -154,7 +154,7 @@ def settings_of(row: str, recipe: str, seed: int) -> dict[str, Any]:
 
 
 def run_row(row: str, data: str, recipe: str, seed: int, out: Path) -> Path:
-    """Compute what is missing of a row; returns its file.
+    """Compute what is missing of a row, and write each side once it is there; returns its file.
 
     Raises:
         SpecError: the file holds a row of another seed, scale or suite.
@@ -173,12 +173,13 @@ def run_row(row: str, data: str, recipe: str, seed: int, out: Path) -> Path:
     if not missing:
         return file
     undefended = trained(load_defense("none", {}), data, recipe, seed, out / "none")
+    FOLDER.mkdir(parents=True, exist_ok=True)
     for kind in missing:
         name = f"{row}-{kind}-{weight_of(row):g}" if kind == "with" else f"{row}-{kind}"
         record = trained(defense_of(row, kind, recipe), data, recipe, seed, out / name)
         found[kind] = measure(record, undefended, recipe)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(settings | {kind: found[kind] for kind in BOTH}, indent=1, allow_nan=False) + "\n")
+        sides = {side: found[side] for side in BOTH if side in found}
+        write_text(file, json.dumps(settings | sides, indent=1, allow_nan=False) + "\n")
     return file
 
 
@@ -251,19 +252,25 @@ def table(rows: list[dict[str, Any]], recipe: str) -> None:
 
 
 def stored_rows(recipe: str) -> list[dict[str, Any]]:
-    """All rows that are there at the scale of a recipe, in the order of the table.
+    """All rows of which both sides are there at the scale of a recipe, in the order of the table.
 
     Raises:
         SpecError: one is of other settings than those of today.
     """
     files = (FOLDER / f"{name}@{recipe}.json" for name in row_names())
-    rows: list[dict[str, Any]] = [json.loads(file.read_text()) for file in files if file.is_file()]
+    held: list[dict[str, Any]] = [json.loads(file.read_text()) for file in files if file.is_file()]
+    rows = [row for row in held if all(kind in row for kind in BOTH)]
     other = [row["row"] for row in rows if row["defenses"] != settings_of(row["row"], recipe, row["seed"])["defenses"]]
     if other:
         raise SpecError(
             f"expected rows of today's settings, got others of {', '.join(other)}: run them with --row first"
         )
     return rows
+
+
+def _state_of(file: Path) -> str:
+    held = json.loads(file.read_text()) if file.is_file() else {}
+    return {0: "-", 1: "half", 2: "done"}[sum(kind in held for kind in BOTH)]
 
 
 def main() -> None:
@@ -279,7 +286,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.list:
         for name in row_names():
-            print(name, "done" if (FOLDER / f"{name}@{options.recipe}.json").is_file() else "-")
+            print(name, _state_of(FOLDER / f"{name}@{options.recipe}.json"))
     for row in options.row:
         if options.data is None:
             parser.error("expected --data beside --row")

@@ -125,6 +125,27 @@ def test_a_side_of_a_row_is_computed_again_where_its_settings_have_changed(
     assert (found["weight"], table.stored_rows("quick")) == (0.5, [found])
 
 
+def test_a_side_that_is_there_is_kept_when_the_other_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import defenses_cifar10 as table
+
+    def measure(record: str, *_: Any) -> dict[str, Any]:
+        if "with-" in record:
+            raise KeyboardInterrupt
+        return {"failed_controls": []}
+
+    monkeypatch.setattr(table, "FOLDER", tmp_path)
+    monkeypatch.setattr(table, "trained", lambda *arguments: arguments[-1].name)
+    monkeypatch.setattr(table, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        table.run_row("bottleneck@0.4", "nowhere", "quick", 0, tmp_path)
+    file = tmp_path / "bottleneck@0.4@quick.json"
+    assert (table._state_of(file), table.stored_rows("quick")) == ("half", [])
+    monkeypatch.setattr(table, "measure", lambda *_: {"failed_controls": [], "later": True})
+    table.run_row("bottleneck@0.4", "nowhere", "quick", 0, tmp_path)
+    found = json.loads(file.read_text())
+    assert ("later" in found["without"], found["with"]["later"], table._state_of(file)) == (False, True, "done")
+
+
 def test_a_row_of_other_settings_is_not_taken_for_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import defenses_cifar10
 
