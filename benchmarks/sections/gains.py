@@ -69,7 +69,7 @@ def defenses(found: Mapping[str, Any]) -> str:
     said = (
         f"`{summary['scale']}` models, {summary['seeds']} seed, CEM of weight {summary['weights'][0]:g} at the "
         f"lowest level of each defense to {summary['weights'][1]:g} at its highest, the worst attacker of `standard`, "
-        "intervals of 95 %."
+        "intervals of 95 %. Where the best attacker was still learning, it was given twice its epochs, and twice again."
     )
     if gains:
         said += f" The attacker's error gained by CEM at equal accuracy: {'; '.join(gains)}."
