@@ -56,8 +56,8 @@ def stored() -> list[dict[str, Any]]:
 
 
 def by_level(row: Mapping[str, Any], kind: str) -> dict[float, list[dict[str, Any]]]:
-    """Points of a kind at each noise level, the lowest first, one per seed."""
-    points = [point for point in row["points"] if point["kind"] == kind]
+    """Points of a kind at each noise level, the lowest first, one per seed, in their order."""
+    points = sorted((point for point in row["points"] if point["kind"] == kind), key=lambda point: int(point["seed"]))
     levels = sorted({point["noise_std"] for point in points})
     return {level: [point for point in points if point["noise_std"] == level] for level in levels}
 
@@ -270,10 +270,9 @@ def _honest(row: dict[str, Any], kind: str, over: str) -> DeltaSummary:
 
 
 def _points(row: dict[str, Any], kind: str) -> Points:
-    levels = sorted({point["noise_std"] for point in row["points"]})
-    of = {(point["noise_std"], point["seed"]): point for point in row["points"] if point["kind"] == kind}
+    levels = by_level(row, kind).values()
     tables = [
-        np.stack([np.stack([unpack(of[level, seed][key], scale) for seed in range(row["seeds"])]) for level in levels])
+        np.stack([np.stack([unpack(point[key], scale) for point in held]) for held in levels])
         for key, scale in (("correct", 1), ("error", MILLIONTHS))
     ]
     return Points(*tables)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from splitveil.codecs import Float32Codec
 from splitveil.contracts import Codec, FeatureSpec, GaussianChannel, Mechanism, NoiseSource, NoiseSpec, Trace
 from splitveil.errors import ContractError, InputError
-from splitveil.modes import evaluating
+from splitveil.modes import device_of, evaluating
 from splitveil.nets.parts import SplitParts
 from splitveil.noise import to_device
 
@@ -49,9 +49,8 @@ class SplitModel(nn.Module):
         self.release_spec = mechanism.output_spec(self.feature_spec)
 
     def _probe(self) -> FeatureSpec:
-        device = next((p.device for p in self.head.parameters()), torch.device("cpu"))
         with evaluating(self.head), torch.no_grad():
-            return FeatureSpec.of(self.head(torch.zeros(2, *self.input_shape, device=device)).shape[1:])
+            return FeatureSpec.of(self.head(torch.zeros(2, *self.input_shape, device=device_of(self.head))).shape[1:])
 
     @property
     def noise_specs(self) -> tuple[NoiseSpec, ...]:
@@ -61,9 +60,8 @@ class SplitModel(nn.Module):
     @property
     def zero(self) -> Tensor:
         """``(*r)``: what arrives of a release of zeros; a codec whose levels miss zero sends one beside it."""
-        device = next((p.device for p in self.parameters()), torch.device("cpu"))
         with torch.no_grad():
-            return self.codec.roundtrip(torch.zeros(1, *self.release_spec.shape, device=device))[0]
+            return self.codec.roundtrip(torch.zeros(1, *self.release_spec.shape, device=device_of(self)))[0]
 
     def draw(self, source: NoiseSource, n: int, device: torch.device) -> tuple[Tensor, ...]:
         """The noise of n releases from a source."""

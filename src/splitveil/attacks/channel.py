@@ -103,9 +103,10 @@ class KnownChannel:
         """By how much f misses releases ``(n, *r)``: ``f - r``, and where a mask hides r, what it cannot hide."""
         if self.masked is None:
             return expected - r
-        within = self.masked.hidden_within(r)
+        shown = passed(r, self.view.zero)
+        within = self.masked.hidden_within(torch.where(shown, r, 0.0))
         hidden = torch.zeros_like(r) if within is None else (expected.abs() - within).relu()
-        return torch.where(passed(r, self.view.zero), expected - r, hidden)
+        return torch.where(shown, expected - r, hidden)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The expected release of pictures ``(n, c, h, w)``, with gradient."""

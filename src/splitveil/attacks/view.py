@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from splitveil.attacks.observing import IndexedNoise, observe
 from splitveil.attacks.subjects import ModelSubject, zero_of
-from splitveil.combining import passed
 from splitveil.contracts import (
     Attack,
     FeatureSpec,
@@ -284,8 +283,8 @@ class AttackerView:
         return zero_of(self._subject)
 
     def hidden_within(self, r: Tensor) -> Tensor | None:
-        """The magnitude ``(n, 1, ...)`` that no value which a mask hides of releases exceeds; None: any."""
-        return self._white_box().model.mechanism.hidden_within(torch.where(passed(r, self.zero), r, 0.0))
+        """The magnitude ``(n, 1, ...)`` that no value exceeds which a mask hides of releases with zeros; None: any."""
+        return self._white_box().model.mechanism.hidden_within(r)
 
     def channel(self, x: Tensor) -> GaussianChannel | None:
         """The Gaussian stage that the mechanism declares, at these pictures; None where it declares none.

@@ -121,13 +121,7 @@ def audit(
             found, failed = _on_engine(chosen, records, beside, recipe, settings)
         if people:
             searched = _search_people(records, seed, device, model)
-    if json_:
-        echo_json([item.model_dump(mode="json") for item in (*found, *searched)])
-    else:
-        for item in found:
-            show_audit(item)
-        for whose in searched:
-            show_people(whose)
+    _show(found, searched, json_)
     for name, error in failed.items():
         typer.echo(f"failed: {name}: {error}")
     if failed:
@@ -135,6 +129,16 @@ def audit(
     unsound = [item.subject for item in found if item.status != "valid"]
     if strict and unsound:
         raise CheckFailedError(f"the audit of {', '.join(unsound)} is not valid: see its controls")
+
+
+def _show(found: Sequence[AuditRecord], searched: Sequence[PeopleRecord], json_: bool) -> None:
+    if json_:
+        echo_json([item.model_dump(mode="json") for item in (*found, *searched)])
+        return
+    for item in found:
+        show_audit(item)
+    for whose in searched:
+        show_people(whose)
 
 
 def _names_an_encoder(text: str) -> bool:

@@ -123,7 +123,9 @@ def rehearse(run: Prepared) -> None:
         SpecError: a stage cannot change the model as it is asked to.
     """
     hooks = [stage.before for stage in run.stages if stage.before is not None]
-    stand_in = copy.deepcopy(run.model) if hooks else run.model
+    if not hooks:
+        return
+    stand_in = copy.deepcopy(run.model)
     with Rng(0).scoped():
         for change in hooks:
             change(stand_in)

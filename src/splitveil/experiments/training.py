@@ -31,7 +31,7 @@ from splitveil.files import write_with
 from splitveil.metrics.cost import count_multiply_adds, count_parameters
 from splitveil.metrics.payload import payload_bytes
 from splitveil.metrics.summary import summarize
-from splitveil.modes import evaluating
+from splitveil.modes import device_of, evaluating
 from splitveil.noise import SeededNoise
 from splitveil.records import PREDICTIONS, PROJECTIONS, Evaluation, RunRecord, ScoreResult
 from splitveil.rng import Rng
@@ -252,7 +252,7 @@ def _evaluate(
 
 def _edge_multiply_adds(model: SplitModel) -> int:
     """Of one picture on the device: head, mechanism, and the last step where there is one."""
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     x = torch.zeros(1, *model.input_shape, device=device)
     with evaluating(model), torch.no_grad():
         noises = model.draw(SeededNoise(Rng(0)), 1, device)

@@ -22,7 +22,7 @@ from splitveil.attacks.metadata import COMBINE_KEY, NOISE_KEY, RELEASE_KEY
 from splitveil.combining import combination_name
 from splitveil.errors import ContractError, InputError, MissingDataError, MissingExtraError
 from splitveil.files import write_with
-from splitveil.modes import evaluating
+from splitveil.modes import device_of, evaluating
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
 from splitveil.split_model import SplitModel
@@ -197,8 +197,7 @@ def edge_parity(model: SplitModel, path: Path, x: Tensor, noises: tuple[Tensor, 
 
 
 def _pictures(model: SplitModel, n: int) -> Tensor:
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    return torch.rand(n, *model.input_shape, generator=_KEY.generator()).to(device)
+    return torch.rand(n, *model.input_shape, generator=_KEY.generator()).to(device_of(model))
 
 
 def _release(model: SplitModel, n: int) -> Tensor:

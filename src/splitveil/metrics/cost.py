@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from splitveil.modes import evaluating
+from splitveil.modes import device_of, evaluating
 
 __all__ = ["count_multiply_adds", "count_parameters", "multiply_adds"]
 
@@ -24,9 +24,8 @@ def multiply_adds(module: nn.Module, input_shape: tuple[int, ...]) -> int:
         >>> multiply_adds(nn.Conv2d(3, 16, 3, padding=1), (3, 32, 32)) == 3 * 16 * 9 * 32 * 32
         True
     """
-    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     with evaluating(module):
-        return count_multiply_adds(module, torch.zeros(1, *input_shape, device=device))
+        return count_multiply_adds(module, torch.zeros(1, *input_shape, device=device_of(module)))
 
 
 def count_multiply_adds(run: Callable[..., object], *inputs: Tensor) -> int:

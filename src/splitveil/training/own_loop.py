@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from splitveil.contracts import FeatureBatch, Task, TrainState, Weighted
 from splitveil.errors import InputError, SpecError, UsageError
-from splitveil.modes import evaluating
+from splitveil.modes import device_of, evaluating
 from splitveil.rng import Rng
 from splitveil.split_model import SplitModel
 from splitveil.training.objective import Losses, Objective
@@ -141,7 +141,7 @@ class _Features:
         return sum(len(_pair(batch)[1]) for batch in self.batches)
 
     def __iter__(self) -> Iterator[FeatureBatch]:
-        device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+        device = device_of(self.model)
         self.task.to(device)
         for batch in self.batches:
             x, y = (tensor.to(device) for tensor in _pair(batch))
