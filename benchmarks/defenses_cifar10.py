@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +153,8 @@ def settings_of(row: str, recipe: str, seed: int) -> dict[str, Any]:
     }
 
 
-def run_row(row: str, data: str, recipe: str, seed: int, out: Path) -> Path:
-    """Compute what is missing of a row, and write each side once it is there; returns its file.
+def run_row(row: str, data: str, recipe: str, seed: int, out: Path, sides: Sequence[str] = BOTH) -> Path:
+    """Compute what is missing of these sides of a row, and write each once it is there; returns the row's file.
 
     Raises:
         SpecError: the file holds a row of another seed, scale or suite.
@@ -169,7 +169,7 @@ def run_row(row: str, data: str, recipe: str, seed: int, out: Path) -> Path:
         for kind in BOTH
         if kind in held and held["defenses"][kind] == settings["defenses"][kind] and _is_learned(held[kind])
     }
-    missing = [kind for kind in BOTH if kind not in found]
+    missing = [kind for kind in sides if kind not in found]
     if not missing:
         return file
     undefended = trained(load_defense("none", {}), data, recipe, seed, out / "none")
@@ -178,8 +178,8 @@ def run_row(row: str, data: str, recipe: str, seed: int, out: Path) -> Path:
         name = f"{row}-{kind}-{weight_of(row):g}" if kind == "with" else f"{row}-{kind}"
         record = trained(defense_of(row, kind, recipe), data, recipe, seed, out / name)
         found[kind] = measure(record, undefended, recipe)
-        sides = {side: found[side] for side in BOTH if side in found}
-        write_text(file, json.dumps(settings | sides, indent=1, allow_nan=False) + "\n")
+        there = {side: found[side] for side in BOTH if side in found}
+        write_text(file, json.dumps(settings | there, indent=1, allow_nan=False) + "\n")
     return file
 
 
@@ -278,6 +278,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", help="Folder of CIFAR-10 as parquet.")
     parser.add_argument("--row", nargs="*", default=[], choices=list(row_names()), metavar="PRESET@LEVEL")
+    parser.add_argument("--side", nargs="*", default=BOTH, choices=BOTH, help="Of a row; both unless told.")
     parser.add_argument("--out", type=Path, default=Path("runs/defenses_cifar10"))
     parser.add_argument("--recipe", default="quick")
     parser.add_argument("--seed", type=int, default=0)
@@ -290,7 +291,7 @@ def main() -> None:
     for row in options.row:
         if options.data is None:
             parser.error("expected --data beside --row")
-        print(run_row(row, options.data, options.recipe, options.seed, options.out))
+        print(run_row(row, options.data, options.recipe, options.seed, options.out, options.side))
     if options.publish:
         table(stored_rows(options.recipe), options.recipe)
 
