@@ -45,6 +45,7 @@ def _arl(likeness: str) -> Penalty:
 PENALTIES: dict[str, Callable[[], Penalty | None]] = {
     "task": lambda: None,
     "cem": lambda: ConditionalEntropy(2, 48, clusters=2),
+    "cem_pixels": lambda: ConditionalEntropy(2, 48, clusters=2, surrogate="pixels"),
     "cem_paper": lambda: ConditionalEntropy(2, 48, clusters=2, surrogate="thresholded_trace"),
     "arl": lambda: _arl("rmse"),
     "distance_correlation": DistanceCorrelation,

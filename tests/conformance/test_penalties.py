@@ -61,6 +61,7 @@ ROWS = {
     "conditional_entropy classes": Row("conditional_entropy", {"clusters": 2, "balance": "classes"}),
     "conditional_entropy unlabeled": Row("conditional_entropy", {"clusters": 4, "balance": "unlabeled"}),
     "conditional_entropy projected": Row("conditional_entropy", {"clusters": 2, "projection": 7}),
+    "conditional_entropy pixels": Row("conditional_entropy", {"clusters": 2, "surrogate": "pixels"}),
     "conditional_entropy paper": Row("conditional_entropy", {"clusters": 2, "surrogate": "thresholded_trace"}),
     "adversarial_reconstruction": Row("adversarial_reconstruction", {"threshold": 0.0, "channels": 4, "blocks": 1}),
     "adversarial_reconstruction mse": Row(
@@ -256,7 +257,7 @@ def test_saved_and_loaded_it_says_the_same(row: Row, tmp_path: Path) -> None:
     if not row.stateless:
         assert any(not torch.equal(value, expected[name]) for name, value in other.terms(trace, y).items())
     file = tmp_path / "penalty.safetensors"
-    save_file(rig.penalty.state_dict(), file)
+    save_file({name: value.contiguous() for name, value in rig.penalty.state_dict().items()}, file)
     resumed = Rig(row, seed=1)  # has seen no features
     resumed.penalty.attach(rig.model)
     resumed.penalty.load_state_dict(load_file(file))
