@@ -6,9 +6,9 @@ Of a row that is there, a side is not computed again unless its settings have ch
 all rows of which both sides are there.
 
 Two levels far apart, the same for both sides, are what a gain at equal accuracy takes: CEM costs some points, so its
-curve meets the other one between them. The weight of CEM rises with the level, from one end of `WEIGHTS` to the other:
-it does not change when features and noise grow together, so that at one weight all levels would lie close together (at
-0.6, noise_nopeek lost 7 points at noise 0.05 and 1 at 0.4, and its two curves had not enough in common to compare).
+curve meets the other one between them. CEM counts information by the pixels that it shows (surrogate ``pixels``). Its
+weight rises with the level, from one end of `WEIGHTS` to the other: it does not change when features and noise grow
+together, so that at one weight all levels would lie close together.
 
 A level is of noise, but for ``vib``, whose noise is learned wherever it begins: there it is the weight of its penalty.
 Defenses whose protection is not noise have lower levels than the others.
@@ -52,9 +52,10 @@ from splitveil.files import write_text
 from splitveil.metrics.tradeoff import DeltaSummary, Points, paired_delta
 from splitveil.records import PREDICTIONS, RunRecord
 
-WEIGHTS = (0.25, 0.6)  # of conditional entropy, per dimension, at the lowest and at the highest level of every preset.
-# Chosen on another draw of the pictures: at noise 0.1 bottleneck gained 1.3 dB at weight 0.2 and 1.9 dB at 0.8, at
-# noise 0.3 it gained 1.5 dB at 0.6
+# Of conditional entropy, per nat, at the lowest and at the highest level of every preset. Chosen for bottleneck on
+# another draw of half as many pictures: at noise 0.1 it gained 2.0 dB at weight 0.1 and 1.4 at 0.3 (with surrogate
+# "bound" 1.5 at 0.25); at noise 0.4, 0.1 and 0.3 differed by 1.2 points of accuracy and 0.8 dB
+WEIGHTS = (0.1, 0.2)
 GRID, NOISY, QUIET = (0.05, 0.1, 0.2, 0.4), (0.05, 0.4), (0.025, 0.4)
 LEVELS = {
     **dict.fromkeys(("bottleneck", "noise_arl"), GRID),
@@ -90,7 +91,7 @@ def defense_of(row: str, kind: str, recipe: str) -> Defense:
     preset, _, level = row.partition("@")
     smaller = SMALLER.get(preset, {}) if recipe == "quick" else {}
     alone = load_defense(preset, {KNOBS.get(preset, "noise_std"): float(level), **smaller})
-    return alone if kind == "without" else alone + conditional_entropy(weight_of(row))
+    return alone if kind == "without" else alone + conditional_entropy(weight_of(row), surrogate="pixels")
 
 
 def trained(defense: Defense, data: str, recipe: str, seed: int, out: Path) -> RunRecord:

@@ -111,7 +111,7 @@ def test_a_side_of_a_row_is_computed_again_where_its_settings_have_changed(
     monkeypatch.setattr(table, "measure", lambda record, *_: {"measured": record, "failed_controls": []})
     name = "bottleneck@0.4"
     file = table.run_row(name, "nowhere", "quick", 0, tmp_path)
-    assert computed == ["none", "bottleneck@0.4-without", "bottleneck@0.4-with-0.6"]
+    assert computed == ["none", "bottleneck@0.4-without", "bottleneck@0.4-with-0.2"]
     assert table.run_row(name, "nowhere", "quick", 0, tmp_path) == file
     assert len(computed) == 3
     assert len(table.stored_rows("quick")) == 1
