@@ -43,6 +43,7 @@ from benchmarks.harness import (
 from splitveil.audit.run import audit_run
 from splitveil.cli.common import progress_bar
 from splitveil.defenses import Defense, conditional_entropy, load_defense
+from splitveil.defenses.penalties.conditional_entropy import Surrogate
 from splitveil.errors import SpecError
 from splitveil.experiments.api import make_spec
 from splitveil.experiments.environment import describe_environment, pick_device
@@ -56,6 +57,7 @@ from splitveil.records import PREDICTIONS, RunRecord
 # another draw of half as many pictures: at noise 0.1 it gained 2.0 dB at weight 0.1 and 1.4 at 0.3 (with surrogate
 # "bound" 1.5 at 0.25); at noise 0.4, 0.1 and 0.3 differed by 1.2 points of accuracy and 0.8 dB
 WEIGHTS = (0.1, 0.2)
+SURROGATE: Surrogate = "pixels"
 GRID, NOISY, QUIET = (0.05, 0.1, 0.2, 0.4), (0.05, 0.4), (0.025, 0.4)
 LEVELS = {
     **dict.fromkeys(("bottleneck", "noise_arl"), GRID),
@@ -91,7 +93,7 @@ def defense_of(row: str, kind: str, recipe: str) -> Defense:
     preset, _, level = row.partition("@")
     smaller = SMALLER.get(preset, {}) if recipe == "quick" else {}
     alone = load_defense(preset, {KNOBS.get(preset, "noise_std"): float(level), **smaller})
-    return alone if kind == "without" else alone + conditional_entropy(weight_of(row), surrogate="pixels")
+    return alone if kind == "without" else alone + conditional_entropy(weight_of(row), surrogate=SURROGATE)
 
 
 def trained(defense: Defense, data: str, recipe: str, seed: int, out: Path) -> RunRecord:
@@ -247,6 +249,7 @@ def table(rows: list[dict[str, Any]], recipe: str) -> None:
         "pictures": len(unpack(rows[0]["with"]["error"])),
         "seeds": 1,
         "scale": recipe,
+        "surrogate": SURROGATE,
         "weights": WEIGHTS,
     }
     publish("defenses_cifar10", summary, lines)

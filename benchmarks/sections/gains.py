@@ -67,7 +67,8 @@ def defenses(found: Mapping[str, Any]) -> str:
         if (percent := summary["gain_pct"].get(name)) is not None
     ]
     said = (
-        f"`{summary['scale']}` models, {summary['seeds']} seed, CEM of weight {summary['weights'][0]:g} at the "
+        f"`{summary['scale']}` models, {summary['seeds']} seed, CEM (surrogate "
+        f"`{summary.get('surrogate', 'bound')}`) of weight {summary['weights'][0]:g} at the "
         f"lowest level of each defense to {summary['weights'][1]:g} at its highest, the worst attacker of `standard`, "
         "intervals of 95 %. Where the best attacker was still learning, it was given twice its epochs, and twice again."
     )
