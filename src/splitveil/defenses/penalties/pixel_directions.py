@@ -75,12 +75,12 @@ class PixelDirections(nn.Module):
             pictures: b, ``(n, c, h, w)``, around the means of the same clusters.
             noise: N, ``(q,)``.
         """
-        a, b = away.double(), shrunk(pictures).flatten(1).double()
-        values, vectors = torch.linalg.eigh(a.T @ a / len(a) + torch.diag(noise.double()))
+        a, b = away, shrunk(pictures).flatten(1)
+        values, vectors = torch.linalg.eigh((a.T @ a / len(a)).double() + torch.diag(noise.double()))
         root = (vectors * values.rsqrt()) @ vectors.T
-        drawn = root @ (a.T @ b) / len(a)
+        drawn = root @ (a.T @ b / len(a)).double()
         energy, turned = torch.linalg.eigh(drawn @ drawn.T)
-        spread = b.square().mean(0).sum()
+        spread = b.square().mean(0).sum().double()
         by_chance = spread / len(a)
         energy = (energy - by_chance).clamp(min=0).flip(0)[: len(self.share)]
         total = energy.sum()
