@@ -26,6 +26,7 @@ LAYERS = (
         "stepping",
         "modes",
         "precision",
+        "memory",
         "codecs",
         "schedules",
         "files",
