@@ -103,7 +103,7 @@ def test_train_prints_its_result_and_writes_its_files(run: Run, tmp_path: Path) 
 
 def test_ctrl_c_ends_with_its_code_and_a_checkpoint(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = ["train", "--defense", "none", "--out", str(out), "--limit", "300", "--set", "epochs=3000"]
+    words = ["train", "--defense", "none", "--out", str(out), "--limit", "300", "--set", "epochs=100000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "splitveil.cli", *words],
         stdout=subprocess.PIPE,
