@@ -3,10 +3,9 @@
 Besides the rows of its table, those of its figure 4: other lambdas, and the cut a module before and behind.
 
 Ours counts information by the pixels that it shows (surrogate ``pixels``); it starts from an undefended model, learns
-from its answers too, and lets the tail settle. Lest anybody take this for
-what the penalty does, the paper's CEM is trained that way too, for the first and the last row: the kind
-``paper_settled``. Of ``patrol`` they start from the undefended model but for the head's first convolutions, which are
-new.
+from its answers too, and lets the tail settle. Lest anybody take this for what the penalty does, the paper's CEM is
+trained that way too, for the first and the last row: the kind ``paper_settled``. Of ``patrol`` they start from the
+undefended model but for the head's first convolutions, which are new.
 
 As in the paper's figure 4, ``ressfl`` is ``noise_arl`` with less noise, and ``distcorr`` is ``noise_nopeek`` with
 less: their sweeps have no level in common, or rows of the table would be one row twice. Our CEM does not change when

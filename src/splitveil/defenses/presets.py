@@ -87,8 +87,8 @@ def conditional_entropy(
     """Conditional entropy maximisation alone, to be added to a defense whose noise it reads.
 
     Args:
-        weight: of the penalty; nats per feature dimension for ``bound``, lambda of the paper for
-            ``thresholded_trace``.
+        weight: of the penalty, which counts nats per feature dimension with ``bound``, nats per direction with
+            ``pixels``; lambda of the paper for ``thresholded_trace``.
         noise_std: adds a clip and Gaussian noise for hosts that have none.
         surrogate: see `ConditionalEntropy`.
         covariance: see `ConditionalEntropy`.
