@@ -24,7 +24,6 @@ from splitveil.cli import (
     train,
 )
 from splitveil.errors import OutputError, SplitveilError
-from splitveil.memory import keep_freed_memory
 from splitveil_edge.errors import EdgeError
 
 __all__ = ["app", "main"]
@@ -65,6 +64,8 @@ def _root(
         typer.echo(installed("splitveil"))
         raise typer.Exit
     if context.invoked_subcommand in _LEARNING:
+        from splitveil.memory import keep_freed_memory
+
         keep_freed_memory()
 
 

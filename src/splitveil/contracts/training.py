@@ -47,6 +47,17 @@ class FeatureBatch:
     channel: GaussianChannel | None
     x: Tensor | None = None
 
+    @property
+    def pictures(self) -> Tensor:
+        """x.
+
+        Raises:
+            SpecError: it is not there.
+        """
+        if self.x is None:
+            raise SpecError("expected the pictures behind the features, got none: pass FeatureBatch(x=...)")
+        return self.x
+
 
 class FeatureStream(Protocol):
     """The training set's features under the current head in evaluation mode; each pass draws the same pictures."""

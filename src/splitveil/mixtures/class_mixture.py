@@ -193,6 +193,10 @@ class ClassMixture(nn.Module):
         """The component of each sample, ``(n,)`` in [0, k*m): the nearest occupied cluster of its own class."""
         return y * self.clusters + nearest_centroid(z, y, self.centroids, self.weights > 0)
 
+    def away(self, z: Tensor, component: Tensor) -> Tensor:
+        """``z - mu_c``, ``(n, q)``."""
+        return z - self.centroids.view(-1, self.q)[component]
+
     def energy(self, mean: Tensor, variance: Tensor, component: Tensor) -> Tensor:
         """``tr(V_c^-1 diag(variance)) + (mean - mu_c)^T V_c^-1 (mean - mu_c)``, V_c = S_c + N.
 
@@ -204,7 +208,7 @@ class ClassMixture(nn.Module):
         Returns:
             ``(n,)``.
         """
-        away = mean - self.centroids.view(-1, self.q)[component]
+        away = self.away(mean, component)
         if self.covariance == "full":
             if self.components == 1:  # no copy of the root for each sample
                 whitened = away @ self.root[0].T

@@ -102,9 +102,7 @@ class AdversarialReconstruction(Penalty):
         loss = torch.zeros(())
         for _ in range(self.pretrain):
             for batch in features:
-                if batch.x is None:
-                    raise SpecError("expected the pictures behind the features, got none: pass FeatureBatch(x=...)")
-                loss = self._learn(batch.z, batch.x)
+                loss = self._learn(batch.z, batch.pictures)
         self.ready.fill_(1)
         return {"pretrained_loss": float(loss)} if self.pretrain else {}
 

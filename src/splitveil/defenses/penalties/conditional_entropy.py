@@ -11,7 +11,6 @@ from torch import Tensor
 
 from splitveil.bounds import held_out_information, information_bound
 from splitveil.contracts import (
-    FeatureBatch,
     FeatureSpec,
     FeatureStream,
     GaussianChannel,
@@ -24,7 +23,7 @@ from splitveil.contracts import (
 from splitveil.defenses.penalties.pixel_directions import PixelDirections, shrunk
 from splitveil.defenses.penalties.thresholded_trace import thresholded_trace
 from splitveil.errors import SpecError, UnknownNameError
-from splitveil.mixtures import ClassMixture, Covariance, Projection
+from splitveil.mixtures import ClassMixture, Covariance, Projection, segment_mean
 from splitveil.rng import Rng
 
 __all__ = ["Balance", "ConditionalEntropy", "Surrogate"]
@@ -138,7 +137,7 @@ class ConditionalEntropy(Penalty):
             noise.append(variance.expand(mean.shape).mean(0) * len(mean))
             labels.append(self._group(batch.y))
             if self.pixels is not None:
-                pictures.append(_pictures(batch))
+                pictures.append(shrunk(batch.pictures.float()).flatten(1))
             seen += torch.bincount(labels[-1], minlength=len(seen)).cpu()
             if int(seen.sum()) >= self.fit_samples and int(seen.min()) > 0:
                 break
@@ -158,14 +157,9 @@ class ConditionalEntropy(Penalty):
         if self.pixels is None:
             return {}
         x, component = torch.cat(pictures), self.mixture.component(z, y)
-        count = torch.bincount(component, minlength=self.mixture.components)
-        mean = x.new_zeros(len(count), *x.shape[1:]).index_add(0, component, x)
-        mean /= count.clamp(min=1).to(x)[:, None, None, None]
-        self.pixels.fit(self._away(z, component), x - mean[component], self.mixture.noise)
+        mean, _ = segment_mean(x, component, self.mixture.components)
+        self.pixels.fit(self.mixture.away(z, component), x - mean[component], self.mixture.noise)
         return {"linearly_explained": float(self.pixels.explained)}
-
-    def _away(self, mean: Tensor, component: Tensor) -> Tensor:
-        return mean - self.mixture.centroids.view(-1, self.mixture.q)[component]
 
     def _facts(self, z: Tensor) -> dict[str, float]:
         """What the fit says of the features."""
@@ -220,7 +214,7 @@ class ConditionalEntropy(Penalty):
         """Nats per direction that shows pixels, ``(n,)``, weighted as the bound is."""
         mean, variance = self._noise(trace.channel)
         group = self._group(y)
-        away = self._away(mean, self.mixture.component(mean.detach(), group))
+        away = self.mixture.away(mean, self.mixture.component(mean.detach(), group))
         return self._balanced(pixels.information(away, variance), group)
 
     def _balanced(self, nats: Tensor, group: Tensor) -> Tensor:
@@ -268,9 +262,3 @@ class ConditionalEntropy(Penalty):
             variance = self.projection.variance(variance.expand(mean.shape))
             mean = self.projection(mean)
         return mean, variance
-
-
-def _pictures(batch: FeatureBatch) -> Tensor:
-    if batch.x is None:
-        raise SpecError("expected the pictures behind the features, got none: pass FeatureBatch(x=...)")
-    return shrunk(batch.x.float())

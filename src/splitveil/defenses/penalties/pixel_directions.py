@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from splitveil.errors import SpecError
 
-__all__ = ["PixelDirections"]
+__all__ = ["PixelDirections", "shrunk"]
 
 _MOST_DIRECTIONS = 64
 _WIDEST = 2048  # dimensions: a step of the fit takes q^3
@@ -72,10 +72,10 @@ class PixelDirections(nn.Module):
 
         Args:
             away: a, ``(n, q)``, around the means of their clusters.
-            pictures: b, ``(n, c, h, w)``, around the means of the same clusters.
+            pictures: b, ``(n, ...)``, around the means of the same clusters; large ones `shrunk`.
             noise: N, ``(q,)``.
         """
-        a, b = away, shrunk(pictures).flatten(1)
+        a, b = away, pictures.flatten(1)
         values, vectors = torch.linalg.eigh((a.T @ a / len(a)).double() + torch.diag(noise.double()))
         root = (vectors * values.rsqrt()) @ vectors.T
         drawn = root @ (a.T @ b / len(a)).double()

@@ -49,8 +49,7 @@ def thresholded_trace(
     """
     clusters, components = mixture.clusters, mixture.classes * mixture.clusters
     component = mixture.component(mean.detach(), y)
-    center = mixture.centroids.reshape(-1, mixture.q)[component]
-    error = (mean - center).square().mean(1, keepdim=True)
+    error = mixture.away(mean, component).square().mean(1, keepdim=True)
     batch, count = segment_mean(error, component, components)
     share = mixture.weights / mixture.weights.sum(1, keepdim=True)
     share, stored = share.reshape(-1), mixture.variances.reshape(components, -1).mean(1)
