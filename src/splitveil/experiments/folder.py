@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from splitveil.errors import OutputError
 from splitveil.files import others
@@ -12,7 +16,7 @@ from splitveil.records import RunRecord
 from splitveil.specs import DataSpec, RunSpec
 from splitveil.training.observer import Observer
 
-__all__ = ["EventLog", "check_apart", "check_folder", "claim"]
+__all__ = ["EventLog", "alone_in", "check_apart", "check_folder", "claim"]
 
 _LONGEST_VALUE = 40
 """Characters; a digest is longer and says no more with all of them."""
@@ -56,6 +60,29 @@ def claim(out: Path, spec: RunSpec) -> RunRecord:
             return record
     record.write("spec.json", spec)
     return record
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Let no other process train the run of this folder meanwhile; the lock ends with the process that holds it.
+
+    Raises:
+        OutputError: another process trains it.
+    """
+    lock = FileLock(out / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(
+            f"expected a run in '{out}' that nobody trains, got one that another process trains now: wait for it, or "
+            "choose another --out"
+        ) from error
+    except OSError as error:
+        raise OutputError(f"cannot write '{error.filename or out}': {error.strerror}; choose another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _starts_from_file(spec: RunSpec) -> bool:

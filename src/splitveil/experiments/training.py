@@ -22,7 +22,7 @@ from splitveil.errors import InputError
 from splitveil.experiments.completing import Prepared, complete, original_of, prepare, rehearse
 from splitveil.experiments.devices import Accelerator, check_devices, spread
 from splitveil.experiments.environment import describe_environment, pick_device
-from splitveil.experiments.folder import EventLog, check_apart, check_folder, claim
+from splitveil.experiments.folder import EventLog, alone_in, check_apart, check_folder, claim
 from splitveil.experiments.projections import project_features
 from splitveil.experiments.scoring import as_result, score_model
 from splitveil.experiments.starting import mean_score
@@ -134,7 +134,7 @@ def train_run(
 
     Raises:
         MissingExtraError: a stage of the defense needs a package that is not installed.
-        OutputError: `out` holds something else.
+        OutputError: `out` holds something else, or another process trains the run there.
         SpecError: the spec cannot be trained.
         TrainingError: the loss is not finite.
     """
@@ -149,12 +149,14 @@ def train_run(
     record = claim(out, spec)
     if record.finished:
         return record
-    record.write("env.json", {**describe_environment(target), "processes": devices})
-    job = _Job(spec, out, data, trusted, checkpoint_interval_s)
-    if devices == 1:
-        _train(Ranks(), target, listener, job, prepared)
-    else:
-        spread(_train, [job], devices=devices, accelerator=accelerator, observer=listener)
+    with alone_in(out):
+        if not record.finished:  # by whoever trained it until now
+            record.write("env.json", {**describe_environment(target), "processes": devices})
+            job = _Job(spec, out, data, trusted, checkpoint_interval_s)
+            if devices == 1:
+                _train(Ranks(), target, listener, job, prepared)
+            else:
+                spread(_train, [job], devices=devices, accelerator=accelerator, observer=listener)
     return record
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from splitveil.data.digits import load_digits
 from splitveil.defenses import patrol
 from splitveil.defenses.mechanisms.gaussian import Gaussian
-from splitveil.errors import MissingExtraError, SpecError
+from splitveil.errors import MissingExtraError, OutputError, SpecError
 from splitveil.experiments.attacking import load_model
 from splitveil.experiments.building import check_fit
 from splitveil.experiments.training import LoadedData, load_data_spec, train_run
@@ -80,3 +80,28 @@ def test_a_head_is_not_trained_where_nothing_can_prune_it_and_is_loaded_all_the_
     assert listener.steps == 0
     assert train_run(pruned(), tmp_path / "finished", data=data).path == finished.path
     load_model(finished, data)
+
+
+class _Intruder(Listener):
+    """Trains the same run at the first step of the one who trains it."""
+
+    def __init__(self, spec: RunSpec, out: Path) -> None:
+        super().__init__()
+        self.spec, self.out, self.said = spec, out, ""
+
+    def advance(self, text: str) -> None:
+        if self.steps == 0:
+            with pytest.raises(OutputError) as refused:
+                train_run(self.spec, self.out)
+            self.said = str(refused.value)
+        super().advance(text)
+
+
+def test_a_run_that_is_being_trained_is_trained_by_nobody_else(tmp_path: Path) -> None:
+    model = ModelSpec(factory="splitveil.nets.small:small", kwargs={"width": 0.5})
+    defense = PlugInSpec(name="bottleneck", params={"noise_std": 0.1})
+    spec = RunSpec(data=DATA, model=model, defense=defense, training=TrainingSpec(epochs=1, batch_size=32, lr=0.05))
+    intruder = _Intruder(spec, tmp_path / "run")
+    assert train_run(spec, tmp_path / "run", observer=intruder).finished
+    assert "another process trains now: wait for it, or choose another --out" in intruder.said
+    assert train_run(spec, tmp_path / "run").finished, "the lock is gone"
