@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -253,28 +254,47 @@ def _parameters(item: dict[str, Any], of: str) -> dict[str, Any]:
     return parameters
 
 
-_JSON_KINDS = {"f": "iuf", "u": "iu", "i": "iu", "b": "b"}
+_JSON_TYPES: dict[str, set[type]] = {"f": {int, float}, "u": {int}, "i": {int}, "b": {bool}}
 
 
 def _from_json(data: Any, spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[Any]:
     if not isinstance(data, list):
         raise HttpError(400, f"expected data or binary_data_size for '{spec.name}', got {type(data).__name__}")
-    try:
-        values = np.asarray(data)
-    except (ValueError, OverflowError, TypeError, RecursionError) as error:
-        raise HttpError(400, f"expected flat or evenly nested data for '{spec.name}', got ragged lists") from error
-    need = math.prod(shape)
-    if values.size != need or (values.ndim != 1 and values.shape != shape):
-        got = f"{values.size} values" if values.ndim == 1 else f"nested lists of shape {shown(list(values.shape))}"
-        raise HttpError(400, f"expected {need} values in row-major order for '{spec.name}' of {list(shape)}, got {got}")
-    if values.size and values.dtype.kind not in _JSON_KINDS[spec.dtype.kind]:
+    values, kind = _row_major(data, spec, shape), spec.dtype.kind
+    if not set(map(type, values)) <= _JSON_TYPES[kind]:
         raise HttpError(400, f"expected numbers of {spec.datatype} as data of '{spec.name}', got something else")
-    if values.size and spec.dtype.kind in "iu":
+    if values and kind in "iu":
         limits = np.iinfo(spec.dtype)
-        if int(values.min()) < limits.min or int(values.max()) > limits.max:
+        if min(values) < limits.min or max(values) > limits.max:
             raise HttpError(400, f"expected values from {limits.min} to {limits.max} for '{spec.name}', got others")
+    try:
+        found = np.array(values, np.float64 if kind == "f" else spec.dtype)
+    except OverflowError as error:
+        raise HttpError(
+            400, f"expected numbers of {spec.datatype} for '{spec.name}', got one of too many digits"
+        ) from (error)
     with np.errstate(over="ignore"):  # becomes infinity, which is judged with the values
-        return values.astype(spec.dtype).reshape(shape)
+        return found.astype(spec.dtype).reshape(shape)
+
+
+def _row_major(data: list[Any], spec: TensorSpec, shape: tuple[int, ...]) -> list[Any]:
+    """The values of a list that is flat or nested as its shape; counted before anything is made of them."""
+    need = math.prod(shape)
+    wanted = f"expected {need} values in row-major order for '{spec.name}' of {list(shape)}, got"
+    if not data or type(data[0]) is not list:
+        if len(data) != need:
+            raise HttpError(400, f"{wanted} {len(data)} values")
+        return data
+    level: list[Any] = [data]
+    for axis, size in enumerate(shape):
+        if not all(type(item) is list for item in level):
+            raise HttpError(400, f"{wanted} lists that are nested {axis} deep: send them flat, or as the shape says")
+        if len(lengths := {len(item) for item in level}) > 1:
+            raise HttpError(400, f"{wanted} ragged lists")
+        if lengths != {size}:
+            raise HttpError(400, f"{wanted} lists of {shown(lengths.pop())} in axis {axis}, not {size}")
+        level = list(chain.from_iterable(level))
+    return level
 
 
 def _id(top: dict[str, Any]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,12 @@ def test_zero_rows_pass() -> None:
         ({"data": None}, "expected data or binary_data_size"),
         ({"data": "AAAA"}, "expected data or binary_data_size"),
         ({"data": [[1.0, 2.0], [3.0]]}, "ragged"),
-        ({"data": R.reshape(2, 256).tolist()}, "nested lists of shape [2, 256]"),
+        ({"data": R.reshape(2, 256).tolist()}, "lists of 256 in axis 1, not 4"),
+        ({"data": [R.tolist()]}, "lists of 1 in axis 0, not 2"),
+        ({"data": [[[1.0] * 8] * 8, 1.0]}, "nested 1 deep"),
+        ({"data": [1.0] * 511 + [[1.0]]}, "expected numbers of FP32"),
+        ({"data": [1.0] * 511 + [True]}, "expected numbers of FP32"),
+        ({"data": ["a" * 2000] + [1.0] * 511}, "expected numbers of FP32"),
         ({"data": ["1"] * 512}, "expected numbers of FP32"),
         ({"data": [True] * 512}, "expected numbers of FP32"),
         ({"data": [None] * 512}, "expected numbers of FP32"),
@@ -111,6 +117,18 @@ def test_zero_rows_pass() -> None:
 )
 def test_an_input_that_does_not_fit_is_refused(changes: dict[str, Any], said: str) -> None:
     assert said in reason(with_input(**changes))
+
+
+def test_a_long_text_among_numbers_takes_no_memory() -> None:
+    """An array of texts has room for the longest one in each of its places."""
+    request = with_input(data=["a" * 100_000] + [1.0] * 100_000)
+    tracemalloc.start()
+    try:
+        assert "got 100001 values" in reason(request)
+        assert "expected numbers" in reason(with_input(data=["a" * 100_000] + [1.0] * 511))
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("size", [0, 2047, 2049, -1, 2**31, 2**63, 10**40, True, "2048", 2048.0])

@@ -117,6 +117,34 @@ def test_headers_that_come_slowly_are_408(server: LiveServer, begun: bytes) -> N
     assert "error" in json.loads(answer.split(b"\r\n\r\n", 1)[1])
 
 
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"GET /v2 HTTP/1.1\r\nHost: x\r\n",
+        b"GET /v2 HTTP/1.1\r\nHost: x\r\nA: ",
+        f"POST {INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{{\r\n0\r\n".encode(),
+    ],
+)
+@pytest.mark.parametrize("more", [b"a: b\r\n", b"aaaaaa"])
+def test_headers_and_trailers_without_end_are_431(server: LiveServer, begun: bytes, more: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(begun)
+        for _ in range(3):
+            time.sleep(0.05)  # a piece of its own
+            connection.sendall(more * 5_000)
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert "at most 65536 bytes of headers" in json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"]
+    assert httpx.get(server.url + "/v2/health/live").status_code == 200
+
+
+def test_a_long_body_in_pieces_is_no_header(server: LiveServer, expected: np.ndarray) -> None:
+    body, headers = binary_request(R)
+    pieces = (body[place : place + 100] for place in range(0, len(body), 100))
+    answer = httpx.post(server.url + INFER, content=pieces, headers={**headers, "X-Pad": "p" * 30_000})
+    np.testing.assert_allclose(reply_of(answer), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("garbage", [b"\x00\x01\x02\r\n\r\n", b"GET\r\n\r\n", b"GET /v2 HTTP/9.9\r\n\r\n"])
 def test_what_is_no_http_is_400_in_json(server: LiveServer, garbage: bytes) -> None:
     answer = raw(server, garbage)
