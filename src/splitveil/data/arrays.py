@@ -12,6 +12,7 @@ knows; or neither, for pictures alone.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
+from splitveil.data.reading import memory_bytes
 from splitveil.data.tables import ImageTable, Source, existing_path, make_source
 from splitveil.data.targets import make_bare_source, make_valued_source
 from splitveil.errors import InputError
@@ -29,8 +31,8 @@ from splitveil.errors import InputError
 __all__ = ["load_arrays"]
 
 _PARTS = ("train", "val", "test")
-_MOST_BYTES = 64 << 30
 _CHANNELS = (1, 3)
+_NOBODY_KNOWS = 255
 _BESIDE = {"labels": "label", "targets": "value, or row of values,", "masks": "mask of the pictures' size"}
 
 
@@ -58,6 +60,14 @@ def load_arrays(path: Path | None) -> Source:
     kinds = {kind for kind, _, _ in tables.values()}
     if len(kinds) > 1:
         raise InputError(f"expected the same beside all pictures of '{file}', got {' and '.join(sorted(kinds))}")
+    sizes = sorted({tuple(pictures.shape[1:]) for _, pictures, _ in tables.values()})
+    if len(sizes) > 1:
+        raise InputError(
+            f"expected pictures of one shape in '{file}', got {sizes[0]} and {sizes[1]}: resize or convert some"
+        )
+    widths = {tuple(beside.shape[1:]) for _, _, beside in tables.values()}
+    if len(widths) > 1:
+        raise InputError(f"expected as many values beside all pictures of '{file}', got {len(widths)} kinds of rows")
     return _source(file.stem, [tables[part] for part in parts if part != "test"], tables.get("test"))
 
 
@@ -89,9 +99,14 @@ def _part(file: Path, arrays: Mapping[str, NDArray[Any]], prefix: str) -> _Part:
     if not beside:
         return "nothing", pictures, torch.zeros(len(pictures))
     name = f"{prefix}{beside[0]}"
-    found = arrays[name]
+    found = np.atleast_1d(arrays[name])
     flat = found.reshape(len(found), -1) if len(found) == len(pictures) else found
     if beside[0] == "masks" and found.dtype.kind in "iub" and found.shape == (len(pictures), *pictures.shape[2:]):
+        if found.dtype.kind != "b" and not 0 <= int(found.min()) <= int(found.max()) <= _NOBODY_KNOWS:
+            raise InputError(
+                f"expected classes from 0, and {_NOBODY_KNOWS} where nobody knows, in '{name}' of '{file}', got "
+                f"{int(found.min())} to {int(found.max())}"
+            )
         return "masks", pictures, torch.from_numpy(found.astype(np.uint8))
     if beside[0] == "targets" and len(found) == len(pictures) and found.ndim <= 2:
         return "targets", pictures, torch.from_numpy(flat.astype(np.float32))
@@ -108,6 +123,12 @@ def _read(file: Path) -> dict[str, NDArray[Any]]:
     try:
         with zipfile.ZipFile(file) as archive:
             found: dict[str, NDArray[Any]] = {}
+            needed = sum(member.file_size for member in archive.infolist())
+            if needed > (most := memory_bytes()):
+                raise InputError(
+                    f"expected arrays that fit into the {most / 2**30:.0f} GiB of memory in '{file}', got "
+                    f"{needed / 2**30:.0f} GiB of them: use a folder of pictures, which are read as they are needed"
+                )
             for member in archive.infolist():
                 if not member.filename.endswith(".npy"):
                     raise InputError(f"expected arrays in '{file}', got the file '{member.filename}': save it anew")
@@ -116,7 +137,7 @@ def _read(file: Path) -> dict[str, NDArray[Any]]:
                 with archive.open(member) as stream:
                     found[member.filename[:-4]] = npy.read_array(stream, allow_pickle=False)
             return found
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as error:  # encrypted: RuntimeError
         raise InputError(f"expected an .npz file at '{file}', got {error}: save it anew") from error
 
 
@@ -131,16 +152,16 @@ def _check_header(file: Path, member: zipfile.ZipInfo, stream: Any) -> None:
             "pictures are bytes"
         )
     needed = int(np.prod([int(side) for side in shape], dtype=object)) * dtype.itemsize
-    if needed > min(_MOST_BYTES, member.file_size):
+    if needed > member.file_size:
         raise InputError(f"expected '{member.filename}' of '{file}' to hold {needed} bytes, got {member.file_size}")
 
 
 def _pictures(file: Path, arrays: Mapping[str, NDArray[Any]], images: str) -> Tensor:
     pictures = arrays[images]
-    if pictures.dtype != np.uint8 or pictures.ndim not in (3, 4):
+    if pictures.dtype != np.uint8 or pictures.ndim not in (3, 4) or not len(pictures):
         raise InputError(
-            f"expected '{images}' of '{file}' as (n, h, w) or (n, h, w, c) in uint8, got {pictures.shape} in "
-            f"{pictures.dtype}: scale to 0..255 and save it anew"
+            f"expected '{images}' of '{file}' as (n, h, w) or (n, h, w, c) in uint8, n of 1 at least, got "
+            f"{pictures.shape} in {pictures.dtype}: scale to 0..255 and save it anew"
         )
     return _channels_first(file, images, pictures)
 

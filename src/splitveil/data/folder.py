@@ -22,7 +22,7 @@ from splitveil.data.reading import PLAIN, Reading
 from splitveil.data.tables import Source, check_labels, existing_path, make_source
 from splitveil.errors import InputError, MissingDataError
 
-__all__ = ["class_folders", "load_folder", "picture_files"]
+__all__ = ["check_inside", "class_folders", "load_folder", "picture_files"]
 
 _IGNORED_FILES = frozenset({"thumbs.db", "desktop.ini"})
 _VALIDATION = frozenset({"val", "validation"})
@@ -87,7 +87,7 @@ def picture_files(root: Path) -> list[Path]:
     for item in sorted(root.iterdir()):
         if _ignored(item):
             continue
-        _check_inside(item, root)
+        check_inside(item, root)
         found += picture_files(item) if item.is_dir() and not item.is_symlink() else [item] if item.is_file() else []
     return found
 
@@ -113,19 +113,19 @@ def _scan_parts(root: Path, names: list[str]) -> tuple[list[_Scan], _Scan]:
 
 
 def _scan(folder: Path, root: Path) -> _Scan:
-    _check_inside(folder, root)
+    check_inside(folder, root)
     classes = class_folders(folder)
     if not classes:
         raise MissingDataError(f"expected one sub-folder of pictures per class in '{folder}', got none")
     files: list[Path] = []
     labels: list[int] = []
     for label, class_folder in enumerate(classes):
-        _check_inside(class_folder, root)
+        check_inside(class_folder, root)
         found = sorted(item for item in class_folder.iterdir() if not _ignored(item))
         if not found:
             raise InputError(f"expected pictures in the class folder '{class_folder}', got none: add some or remove it")
         for item in found:
-            _check_inside(item, root)
+            check_inside(item, root)
             if not item.is_file():
                 raise InputError(
                     f"expected only pictures in the class folder '{class_folder}', got '{item.name}', "
@@ -140,8 +140,11 @@ def _ignored(item: Path) -> bool:
     return item.name.startswith(".") or item.name.lower() in _IGNORED_FILES
 
 
-def _check_inside(item: Path, root: Path) -> None:
-    """A folder from elsewhere must not make us read, and later report, other files of this machine."""
+def check_inside(item: Path, root: Path) -> None:
+    """Raise `InputError` for a link that leaves `root`, or leads nowhere.
+
+    A folder from elsewhere must not make us read, and later report, other files of this machine.
+    """
     if not item.is_symlink() or item == root:
         return
     try:

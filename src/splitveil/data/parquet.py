@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pyarrow.lib import ArrowException
 
 from splitveil.data.cache import fingerprint
+from splitveil.data.folder import check_inside
 from splitveil.data.gathering import gather_pictures
 from splitveil.data.images import Picture
 from splitveil.data.reading import PLAIN, Reading
@@ -88,12 +89,25 @@ def load_parquet(path: Path | None, *, reading: Reading = PLAIN) -> Source:
 
 
 def parquet_files(path: Path) -> list[Path]:
-    """The parquet files at, in, or one level below this path, by name; hidden ones are left out."""
+    """The parquet files at, in, or one level below this path, by name; hidden ones are left out.
+
+    Raises:
+        InputError: a link that leaves the folder.
+    """
     if path.is_file():
         return [path] if path.suffix.lower() == ".parquet" else []
     found = [*path.glob("*.parquet"), *path.glob("*/*.parquet")]
     shown = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    for file in shown:
+        for item in (file, *(parent for parent in file.parents if parent != path and parent.is_relative_to(path))):
+            check_inside(item, _home(path))
     return sorted(file for file in shown if file.is_file())
+
+
+def _home(path: Path) -> Path:
+    """The folder that links may not leave: in the hub's cache, files of a snapshot are links to blobs beside it."""
+    above = next((parent for parent in path.absolute().parents if parent.name == "snapshots"), None)
+    return path if above is None or not (above.parent / "blobs").is_dir() else above.parent
 
 
 def _role(file: Path) -> str:

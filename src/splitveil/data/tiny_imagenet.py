@@ -16,6 +16,7 @@ from typing import BinaryIO
 import torch
 
 from splitveil.data.cache import fingerprint
+from splitveil.data.folder import check_inside
 from splitveil.data.gathering import gather_pictures
 from splitveil.data.images import Picture
 from splitveil.data.reading import PLAIN, Reading
@@ -50,7 +51,10 @@ def load_tiny_imagenet(path: Path | None, *, reading: Reading = PLAIN) -> Source
         )
     classes = [line.strip() for line in (root / "wnids.txt").read_text().splitlines() if line.strip()]
     places = {name: place for place, name in enumerate(classes)}
-    learn = [(file, places[name]) for name in classes for file in _pictures(root / "train" / name / "images")]
+    strange = [name for name in classes if Path(name).name != name or name == ".."]
+    if strange:
+        raise InputError(f"expected names of folders in wnids.txt of '{root}', got {strange[0][:60]!r}: unpack it anew")
+    learn = [(file, places[name]) for name in classes for file in _pictures(root, "train", name, "images")]
     if not learn:
         raise MissingDataError(f"expected pictures in '{root / 'train'}', got none: unpack tiny-imagenet-200.zip anew")
     test = _annotated(root, places)
@@ -67,12 +71,20 @@ def _open(file: Path) -> BinaryIO:
     return file.open("rb")
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _pictures(root: Path, *parts: str) -> list[Path]:
+    folder = root.joinpath(*parts)
     if not folder.is_dir():
         raise MissingDataError(
             f"expected the pictures of a class in '{folder}', got no folder: unpack the archive anew"
         )
-    return sorted(item for item in folder.iterdir() if item.suffix.lower() in _PICTURES)
+    found = sorted(item for item in folder.iterdir() if item.suffix.lower() in _PICTURES)
+    _check_links(root, [*(root.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)), *found])
+    return found
+
+
+def _check_links(root: Path, items: list[Path]) -> None:
+    for item in items:
+        check_inside(item, root)
 
 
 def _annotated(root: Path, places: dict[str, int]) -> list[tuple[Path, int]]:
@@ -88,6 +100,7 @@ def _annotated(root: Path, places: dict[str, int]) -> list[tuple[Path, int]]:
                 f"expected a picture and a known class in line {number} of val_annotations.txt, got {line[:60]!r}"
             )
         found.append((root / "val" / "images" / name, places[wnid]))
+    _check_links(root, [root / "val", root / "val" / "images", *(file for file, _ in found if file.exists())])
     return found
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from splitveil.data import arrays as reader
 from splitveil.data import load_data
 from splitveil.data.arrays import load_arrays
 from splitveil.data.cifar import load_cifar
@@ -79,6 +80,28 @@ def test_channels_may_come_first(tmp_path: Path) -> None:
         ({"images": colours(4), "labels": np.zeros((4, 2), dtype=int)}, "expected one label for each of 4 pictures"),
         ({"images": np.zeros((4, 8, 8, 5), dtype=np.uint8), "labels": np.arange(4)}, "expected 1 or 3 channels"),
         ({"images": colours(4) / 255.0, "labels": np.arange(4)}, "expected whole numbers"),
+        ({"images": colours(4), "labels": np.array(3)}, "expected one label for each of 4 pictures"),
+        ({"images": colours(4)[:0], "labels": np.arange(0)}, "n of 1 at least"),
+        ({"images": colours(4), "masks": np.full((4, 8, 8), 300)}, "expected classes from 0, .* got 300 to 300"),
+        ({"images": colours(4), "masks": np.full((4, 8, 8), -3)}, "expected classes from 0, .* got -3 to -3"),
+        (
+            {
+                "train_images": colours(4),
+                "train_labels": np.arange(4),
+                "val_images": colours(4)[:, :4],
+                "val_labels": np.arange(4),
+            },
+            "expected pictures of one shape",
+        ),
+        (
+            {
+                "train_images": colours(4),
+                "train_targets": np.zeros((4, 2)),
+                "val_images": colours(4),
+                "val_targets": np.zeros(4),
+            },
+            "expected as many values",
+        ),
         ({"images": np.array([{}, {}], dtype=object), "labels": np.arange(2)}, "nothing is unpickled"),
     ],
 )
@@ -104,6 +127,27 @@ def test_files_that_lie_are_refused(tmp_path: Path) -> None:
         load_arrays(tmp_path / "huge.npz")
     with pytest.raises(MissingDataError):
         load_arrays(tmp_path / "none.npz")
+
+
+def test_damaged_encrypted_and_packed_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "packed.npz"
+    np.savez_compressed(file, images=colours(64), labels=np.arange(64))
+    whole = file.read_bytes()
+    with zipfile.ZipFile(file) as archive:
+        place = archive.infolist()[0].header_offset + 60
+    file.write_bytes(whole[:place] + b"\xff" * 8 + whole[place + 8 :])
+    with pytest.raises(InputError, match=r"expected an \.npz file"):
+        load_arrays(file)
+    encrypted = bytearray(whole)
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        encrypted[whole.index(signature) + flags] |= 1
+    file.write_bytes(bytes(encrypted))
+    with pytest.raises(InputError, match="encrypted"):
+        load_arrays(file)
+    file.write_bytes(whole)
+    monkeypatch.setattr(reader, "memory_bytes", lambda: 4000)
+    with pytest.raises(InputError, match=r"fit into the .* of memory"):
+        load_arrays(file)
 
 
 def rows(n: int, labels: int, seed: int) -> bytes:

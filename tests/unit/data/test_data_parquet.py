@@ -34,6 +34,29 @@ def test_rows_come_back_in_order(tmp_path: Path, write_parquet, contents) -> Non
     )
 
 
+def test_links_out_of_the_folder_are_refused(tmp_path: Path, write_parquet, contents) -> None:
+    (tmp_path / "data").mkdir()
+    write_parquet(tmp_path / "private.parquet", contents, LABELS)
+    (tmp_path / "data" / "train.parquet").symlink_to(tmp_path / "private.parquet")
+    with pytest.raises(InputError, match=r"train\.parquet' that leaves it"):
+        load_parquet(tmp_path / "data")
+    (tmp_path / "data" / "train.parquet").unlink()
+    (tmp_path / "outside").mkdir()
+    write_parquet(tmp_path / "outside" / "train.parquet", contents, LABELS)
+    (tmp_path / "data" / "more").symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match="more' that leaves it"):
+        load_parquet(tmp_path / "data")
+
+
+def test_a_snapshot_of_the_hub_links_to_its_blobs(tmp_path: Path, write_parquet, contents) -> None:
+    (tmp_path / "blobs").mkdir()
+    snapshot = tmp_path / "snapshots" / "abc" / "data"
+    snapshot.mkdir(parents=True)
+    write_parquet(tmp_path / "blobs" / "123", contents, LABELS)
+    (snapshot / "train.parquet").symlink_to(tmp_path / "blobs" / "123")
+    assert len(load_parquet(snapshot).train) == len(load_parquet(snapshot.parent).train) == 16
+
+
 def test_names_say_which_table_a_file_belongs_to(tmp_path: Path, write_parquet, encode) -> None:
     def write(name: str, seed: int) -> bytes:
         first = encode(seed)

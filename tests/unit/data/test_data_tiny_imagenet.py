@@ -47,6 +47,21 @@ def test_annotations_of_another_class_or_place_are_refused(root: Path) -> None:
             load_tiny_imagenet(root)
 
 
+@pytest.mark.parametrize("name", ["../../private", "..", "a/b", "/etc"])
+def test_classes_are_folders_of_their_own(root: Path, name: str) -> None:
+    (root / "wnids.txt").write_text(f"n01\n{name}\n")
+    with pytest.raises(InputError, match=r"expected names of folders in wnids\.txt"):
+        load_tiny_imagenet(root)
+
+
+@pytest.mark.parametrize("inside", ["train/n01", "train/n01/images", "train/n01/images/n01_0.JPEG", "val/images"])
+def test_links_out_of_the_folder_are_refused(root: Path, inside: str) -> None:
+    (root / inside).rename(root.parent / "outside")
+    (root / inside).symlink_to(root.parent / "outside")
+    with pytest.raises(InputError, match="that leaves it"):
+        load_tiny_imagenet(root)
+
+
 def test_a_missing_part_is_said(root: Path) -> None:
     (root / "wnids.txt").write_text("n02\nn01\nn03\n")
     with pytest.raises(MissingDataError, match="expected the pictures of a class"):
