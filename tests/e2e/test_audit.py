@@ -19,8 +19,11 @@ from splitveil.attacks.pairs import save_pairs
 from splitveil.audit.suites import Entry, Suite
 from splitveil.data.digits import load_digits
 from splitveil.defenses.mechanisms.gaussian import Gaussian
+from splitveil.errors import SpecError
 from splitveil.experiments.recipes import Recipe
+from splitveil.export.facts import run_facts
 from splitveil.nets.parts import SplitParts
+from splitveil.records import RunRecord
 from splitveil.specs import PlugInSpec
 from splitveil.split_model import SplitModel
 
@@ -72,6 +75,8 @@ def test_an_audit_finds_the_undefended_twin_and_writes_its_record(run: Run, runs
         assert 0 <= attack["beyond_pixels"]["recognised"]["mean"] <= 1
     assert json.loads((runs / "gaussian" / "audit.json").read_text()) == noisy
     assert states["adaptive_tried"] == "pass"
+    told = run_facts(RunRecord(runs / "gaussian"))["audit"]
+    assert told["attacks"] == len(noisy["attacks"])
     assert states["budget_suffices"] == "not applicable"  # a single epoch has no half
     own = {control["name"]: control["state"] for control in undefended["controls"]}
     assert own["undefended_is_worst"] == "not applicable", "it is no twin of itself"
@@ -204,7 +209,7 @@ def knowing(recipe: Recipe) -> Suite:
     return Suite("knowing", "a second", (Entry(PlugInSpec(name="linear")),))
 
 
-def test_stored_pairs_are_audited_without_a_query(run: Run, pairs: Path, tmp_path: Path) -> None:
+def test_stored_pairs_are_audited_without_a_query(run: Run, runs: Path, pairs: Path, tmp_path: Path) -> None:
     code, said, err = run("audit", pairs, "--suite", "toy", "--out", tmp_path / "audit", "--json")
     assert code == 0, err
     [found] = json.loads(said)
@@ -214,6 +219,16 @@ def test_stored_pairs_are_audited_without_a_query(run: Run, pairs: Path, tmp_pat
     assert found["recognition_ceiling"] is None  # nobody said what they show
     [proof] = [item["detail"] for item in found["controls"] if item["name"] == "attack_works"]
     error = float(re.findall(r"errs by ([0-9.]+)", proof)[0])
+    (run_of_another := tmp_path / "run").mkdir()
+    for file in ("spec.json", "evaluation.json", "attacks.json"):
+        shutil.copy(runs / "gaussian" / file, run_of_another / file)
+    shutil.copy(tmp_path / "audit" / "audit.json", run_of_another / "audit.json")
+    with pytest.raises(SpecError, match="attacks that this run has not seen: run"):
+        run_facts(RunRecord(run_of_another))
+    assert run("audit", pairs, "--suite", "toy", "--out", tmp_path / "audit")[0] == 0, "an earlier audit of the same"
+    code, said, err = run("audit", "torch.nn:Flatten", "--data", "digits", "--out", tmp_path / "audit")
+    assert (code, said) == (3, "")
+    assert f"got one of '{pairs}': choose another --out" in err
     assert error < 0.05, f"it learned from releases of another encoder than the one it is scored on: {proof}"
 
 
@@ -236,6 +251,7 @@ def test_stored_pairs_are_audited_without_a_query(run: Run, pairs: Path, tmp_pat
         (["RUN", "--data", "digits"], 2, "with an encoder only"),
         (["PAIRS", "--observations", "3", "--out", "OUT"], 3, "observations = 1 with stored pairs"),
         (["torch.nn:Flatten", "--data", "digits", "--out", "FULL"], 3, "got other files"),
+        (["torch.nn:Flatten", "--data", "digits", "--out", "RUN"], 3, "got a run: choose another --out"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -79,7 +79,7 @@ def audit_encoder(
         UsageError: pictures are missing, or come with the pairs already.
         OutputError: `out` holds something else.
     """
-    _check_folder(out)
+    _check_folder(out, text)
     if text.endswith(".safetensors") and threat is not None and threat.auxiliary in ("shifted", "train"):
         raise UsageError(
             f"expected auxiliary 'same' or 'none' with stored pairs, got '{threat.auxiliary}': they bring the "
@@ -165,13 +165,20 @@ def _with_fresh_releases(plan: Suite, recipe: Recipe, threat: ThreatModel) -> Su
     return plan if twin in plan.entries else replace(plan, entries=(*plan.entries, twin))
 
 
-def _check_folder(out: Path) -> None:
+def _check_folder(out: Path, text: str) -> None:
+    """Raise `OutputError` unless `out` is free, or holds an earlier audit of the same encoder."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"expected a folder for the audit at '{out}', got a file: choose another --out")
+    if (out / "spec.json").is_file():
+        raise OutputError(f"expected a folder for the audit at '{out}', got a run: choose another --out")
     if out.is_dir() and not (out / FILE).is_file() and (found := others(out, FILE)):
         raise OutputError(
             f"expected an empty or new folder, or an earlier audit, at '{out}', got other files "
             f"({', '.join(found[:3])}): choose another --out"
+        )
+    if (out / FILE).is_file() and (held := AuditRecord.read(out).subject) != text:
+        raise OutputError(
+            f"expected an earlier audit of '{text}' at '{out}', got one of '{held}': choose another --out"
         )
 
 

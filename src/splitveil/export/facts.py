@@ -93,7 +93,7 @@ def run_facts(record: RunRecord) -> dict[str, Any]:
     """Defense, class names, data digest, certificates and the audit's summary.
 
     Raises:
-        SpecError: an attack beats a certificate of this run, so that its card is not true.
+        SpecError: an attack beats a certificate of this run, so that its card is not true; or its audit is of others.
     """
     evaluation = record.evaluation
     card = Card.read(record.path) if (record.path / CARD).is_file() else None
@@ -103,6 +103,11 @@ def run_facts(record: RunRecord) -> dict[str, Any]:
             "assumption that fails and certify it again"
         )
     audited = AuditRecord.read(record.path) if (record.path / AUDIT).is_file() else None
+    if audited is not None and not _is_of(audited, record):
+        raise SpecError(
+            f"expected the audit of '{record.path}' in it, got one of '{audited.subject}', with attacks that this run "
+            f"has not seen: run  splitveil audit {record.path}  again"
+        )
     spec = record.spec
     return {
         "splitveil": __version__,
@@ -133,6 +138,12 @@ def release_range(low: float, high: float) -> dict[str, float]:
     """
     span = max(high - low, 1e-3)
     return {"low": float(math.floor((low - span) * 1e3) / 1e3), "high": float(math.ceil((high + span) * 1e3) / 1e3)}
+
+
+def _is_of(audited: AuditRecord, record: RunRecord) -> bool:
+    """Whether its attacks are those of the run, score by score; folders are moved and renamed."""
+    seen = {attack.key: attack.metrics for attack in record.attacks}
+    return all(seen.get(attack.key) == attack.metrics for attack in audited.attacks)
 
 
 def _summary(audited: AuditRecord) -> dict[str, Any]:

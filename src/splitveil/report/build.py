@@ -59,11 +59,9 @@ def write_page(
 ) -> Path:
     """Fill the template and write it with its numbers, unless something else than a report of ours is in the way."""
     check_out(out)
-    script = files("splitveil.report").joinpath("templates", "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(sha256(script.encode()).digest()).decode()
     beside = {"json_name": out.with_suffix(".json").name, "csv_name": out.with_suffix(".csv").name}
     page = _environment().get_template("page.html.j2")
-    html = page.render({**variables, **beside, "script": Markup(script), "script_digest": digest})
+    html = page.render({**variables, **beside, **_script()})
     headline, title = variables["headline"], variables["title"]
     write_text(out.with_suffix(".json"), as_json(runs, title=title, headline=headline, comparison=comparison))
     write_text(out.with_suffix(".csv"), as_csv(runs))
@@ -74,8 +72,14 @@ def write_page(
 def write_plain_page(out: Path, template: str, variables: Mapping[str, Any]) -> Path:
     """Fill a template that has no runs behind it, and no numbers beside it."""
     check_out(out)
-    write_text(out, _environment().get_template(template).render(variables))
+    write_text(out, _environment().get_template(template).render({**variables, **_script()}))
     return out
+
+
+def _script() -> dict[str, str]:
+    """What makes plots answer, and the digest by which a page allows it."""
+    script = files("splitveil.report").joinpath("templates", "page.js").read_text(encoding="utf-8")
+    return {"script": Markup(script), "script_digest": base64.b64encode(sha256(script.encode()).digest()).decode()}
 
 
 def check_out(out: Path) -> None:

@@ -90,7 +90,12 @@ def _costs(record: PlanRecord) -> Markup:
     """Payload against multiply-adds; what costs nothing is drawn at one multiply-add, for the scale has no zero."""
     points = [_dot(cut, float(max(cut.edge_multiply_adds, 1)), cut.payload_bytes / 1024) for cut in record.cuts]
     return scatter_plot(
-        points, x_label="multiply-adds on the device", y_label="payload, KiB", key="costs", x_scale="log"
+        points,
+        x_label="multiply-adds on the device",
+        y_label="payload, KiB",
+        key="costs",
+        x_scale="log",
+        said="Payload against multiply-adds on the device by cut; the table below has the numbers.",
     )
 
 
@@ -103,6 +108,7 @@ def _trade(record: PlanRecord) -> Markup:
         y_label="accuracy, %",
         key="trade",
         x_scale="log",
+        said="Accuracy against the error of the attacker by cut; the table below has the numbers.",
     )
 
 

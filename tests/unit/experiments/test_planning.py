@@ -75,6 +75,10 @@ def test_without_pictures_the_front_is_over_what_cuts_cost(tmp_path: Path) -> No
     page = build_plan_report(found, tmp_path / "report.html").read_text()
     assert "Nothing was trained" in page
     assert "https://" not in page
+    assert page.count('<div class="chart"><div role="img" aria-label="P') == 1
+    assert ".hits, .scrub { display: none;" in page, "what answers to the mouse is hidden where no script runs"
+    assert "script-src 'sha256-" in page
+    assert '<div class="tipbox" id="tip"' in page
     for cut in found.cuts:
         assert f'<th scope="row">{cut.at}</th>' in page
     some = plan(net(), input_shape=SHAPE, at=["4", "0"])
@@ -171,6 +175,30 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"notes\.txt"):
         plan(FACTORY, "digits", at=["0"], out=tmp_path, tries=TRIES, engine=Here(stop_after=0))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_plan_replaces_no_other(tmp_path: Path, tried: tuple[PlanRecord, Path]) -> None:
+    out = tmp_path / "plan"
+    first = plan(net(), input_shape=SHAPE, out=out)
+    (out / "report.html").write_text("its page")
+    assert plan(net(), input_shape=SHAPE, at=["0"], out=out) != first
+    for held, said in (
+        (tried[0], "got one whose cuts were tried"),
+        (first.model_copy(update={"model": "other"}), "got one of other"),
+    ):
+        before = held.write(out).read_bytes()
+        with pytest.raises(OutputError, match=said):
+            plan(net(), input_shape=SHAPE, out=out)
+        assert (out / "cuts.json").read_bytes() == before
+    (out / "cuts.json").write_text('{"wood": 3}')
+    with pytest.raises(SpecError):
+        plan(net(), input_shape=SHAPE, out=out)
+    (out / "cuts.json").unlink()
+    with pytest.raises(OutputError, match=r"got other files \(report\.html\)"):
+        plan(net(), input_shape=SHAPE, out=out)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="got a file"):
+        plan(net(), input_shape=SHAPE, out=tmp_path / "file")
 
 
 def test_places_are_spread_with_both_ends() -> None:

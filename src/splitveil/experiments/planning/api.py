@@ -11,7 +11,7 @@ from torch import nn
 
 from splitveil.data.sources import guess_source
 from splitveil.defenses import Defense, load_defense
-from splitveil.errors import SpecError, UnknownNameError, UsageError
+from splitveil.errors import OutputError, SpecError, UnknownNameError, UsageError
 from splitveil.experiments.api import default_recipe, make_spec
 from splitveil.experiments.compare.api import RUNS, claim_folder, seal_cells
 from splitveil.experiments.compare.plan import Cell
@@ -19,9 +19,10 @@ from splitveil.experiments.compare.run import run_cells
 from splitveil.experiments.engines.jobs import Board, Engine, SilentBoard
 from splitveil.experiments.engines.processes import Processes
 from splitveil.experiments.planning.analysis import judge_cuts, mark_untried
-from splitveil.experiments.planning.record import PlanRecord
+from splitveil.experiments.planning.record import FILE, PlanRecord
 from splitveil.experiments.recipes import load_recipe
 from splitveil.experiments.training import LoadedData, load_data_spec
+from splitveil.files import others
 from splitveil.nets.cutting import Cut, list_cuts
 from splitveil.specs import PlugInSpec, RunSpec, TrainingSpec, parse
 from splitveil.threats import ThreatModel
@@ -155,8 +156,26 @@ def _without_pictures(
     name = model if isinstance(model, str) else type(model).__name__
     record = mark_untried(name, found, input_shape=input_shape, classes=classes, bottleneck=bottleneck)
     if out is not None:
+        _check_folder(Path(out), record)
         record.write(Path(out))
     return record
+
+
+def _check_folder(out: Path, record: PlanRecord) -> None:
+    """Raise `OutputError` unless `out` is free, or holds an earlier plan of this network that tried nothing."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"expected a folder for the plan at '{out}', got a file: choose another --out")
+    if not out.is_dir() or not (found := others(out, FILE)):
+        return
+    if FILE not in found:
+        raise OutputError(
+            f"expected an empty or new folder, or an earlier plan, at '{out}', got other files "
+            f"({', '.join(found[:3])}): choose another --out"
+        )
+    held = PlanRecord.read(out)
+    if held.trial is not None or held.model != record.model:
+        kind = "one whose cuts were tried" if held.trial is not None else f"one of {held.model}"
+        raise OutputError(f"expected an earlier plan of {record.model} at '{out}', got {kind}: choose another --out")
 
 
 @dataclass(frozen=True, slots=True)
