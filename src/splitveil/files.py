@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
 from splitveil.errors import OutputError
 
-__all__ = ["others", "write_bytes", "write_text", "write_with"]
+__all__ = ["beside", "others", "write_bytes", "write_text", "write_with"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -24,13 +24,11 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        temporary = Path(name)
+        temporary = beside(path)
+        temporary.touch(exist_ok=False)
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException as error:
         if temporary is not None:
@@ -38,6 +36,11 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
         if _is_disk_error(error, path):
             raise OutputError(f"cannot write '{path}': {_reason(error)}; {_cure(error)}") from error
         raise
+
+
+def beside(path: Path) -> Path:
+    """A hidden name next to `path` that nobody else has; what is made there has the rights that the umask leaves."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
 
 
 def _is_disk_error(error: BaseException, path: Path) -> bool:

@@ -51,7 +51,7 @@ def load_attribute(target: str) -> Any:
         SpecError: the text has another form, or the module or the attribute is not there.
     """
     module_name, separator, attribute = target.partition(":")
-    if not (separator and module_name and attribute):
+    if not (separator and attribute.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
         raise SpecError(f"expected 'package.module:attribute', got '{target}'")
     try:
         module = import_module(module_name)

@@ -202,7 +202,7 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise MissingDataError(f"expected the file '{file}', got: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"expected JSON in '{file}', got {error}: restore the file or run again") from error
 
 

@@ -9,6 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from splitveil import doctor
+from splitveil.cli.doctor import doctor as command
 
 
 def by_name() -> dict[str, doctor.Finding]:
@@ -29,6 +30,12 @@ def test_what_an_extra_lacks_is_named_with_its_cure(monkeypatch: pytest.MonkeyPa
     item = by_name()["extra more"]
     assert (item.state, item.found) == ("missing", "no-such-thing is not installed")
     assert item.cure == "pip install 'splitveil[more]'"
+
+
+def test_brackets_of_a_cure_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(doctor, "requires", lambda _: ['no-such-thing>=1; extra == "serve"'])
+    command()
+    assert "pip install 'splitveil[serve]'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("line", ["no-such-thing>=1", "numpy>=900"])

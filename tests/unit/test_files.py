@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from splitveil.errors import OutputError
+from splitveil.export.folders import write_folder
 from splitveil.files import write_bytes, write_text, write_with
 
 
@@ -33,9 +34,17 @@ def test_an_old_file_is_replaced(tmp_path: Path) -> None:
     assert file.read_text() == "new"
 
 
-def test_the_file_is_readable_by_others(tmp_path: Path) -> None:
-    write_text(tmp_path / "a.txt", "text")
-    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o644
+@pytest.mark.parametrize(("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
+def test_who_may_read_is_what_the_umask_says(tmp_path: Path, umask: int, file: int, folder: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "a.txt", "text")
+        write_folder(tmp_path / "out", lambda empty: write_text(empty / "b.txt", "text"))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == file
+    assert stat.S_IMODE((tmp_path / "out" / "b.txt").stat().st_mode) == file
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == folder
 
 
 def test_the_old_file_is_there_while_the_new_one_is_written(tmp_path: Path) -> None:

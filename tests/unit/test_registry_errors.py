@@ -70,7 +70,7 @@ def test_a_name_far_from_all_offers_the_list_only(shapes: Registry) -> None:
     assert (caught.value.kind, caught.value.name) == ("shape", "zzz")
 
 
-@pytest.mark.parametrize("target", ["", "math", "math:", ":pi", "math.pi"])
+@pytest.mark.parametrize("target", ["", "math", "math:", ":pi", "math.pi", "./math.py:pi", "math:pi.x", ".math:pi"])
 def test_a_target_of_another_form_is_refused(target: str) -> None:
     with pytest.raises(SpecError, match=r"expected 'package\.module:attribute', got"):
         load_attribute(target)

@@ -123,7 +123,7 @@ def audit(
             searched = _search_people(records, seed, device, model)
     _show(found, searched, json_)
     for name, error in failed.items():
-        typer.echo(f"failed: {name}: {error}")
+        typer.echo(f"failed: {name}: {error}", err=True)
     if failed:
         raise CheckFailedError(f"{len(failed)} of {len(found) + len(failed)} audits failed")
     unsound = [item.subject for item in found if item.status != "valid"]

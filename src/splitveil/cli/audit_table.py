@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from splitveil.cli.common import print_table
+
 if TYPE_CHECKING:
     from splitveil.audit.people_record import PeopleRecord
     from splitveil.audit.record import AuditRecord
@@ -17,7 +19,6 @@ __all__ = ["show_audit", "show_people"]
 
 def show_audit(found: AuditRecord) -> None:
     """Print one audit."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -29,7 +30,7 @@ def show_audit(found: AuditRecord) -> None:
     typer.echo(f"audit of {found.subject}: suite {found.suite}, {found.pictures} pictures")
     if found.status != "valid":
         typer.echo(f"{found.status.upper()}: see the controls below before you read a number")
-    Console(width=140).print(table)
+    print_table(table, width=140)
     for name, reason in found.skipped.items():
         typer.echo(f"  not run: {name}, {reason}")
     for name, worst in found.worst.items():

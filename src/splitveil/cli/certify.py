@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from splitveil.cli.common import echo_json, progress_bar, trust
+from splitveil.cli.common import echo_json, print_table, progress_bar, trust
 from splitveil.errors import CheckFailedError, UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +94,6 @@ def certify(
 
 
 def _show(card: Card) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     seen = "one release" if card.observations == 1 else f"{card.observations} releases"
@@ -107,7 +106,7 @@ def _show(card: Card) -> None:
             if item.kind == kind:
                 table.add_row(*_cells(item))
         if table.row_count:
-            Console(width=140).print(table)
+            print_table(table, width=140)
     table = Table(box=None, pad_edge=False, header_style="bold", title="attacks against bounds", title_justify="left")
     for column in ("bound by", "what", "bound", "reached", "99.9 % limit", "ratio", "", "attack"):
         table.add_column(column, justify="left" if column in ("bound by", "what", "", "attack") else "right")
@@ -117,7 +116,7 @@ def _show(card: Card) -> None:
         figures = (f"{value:.4g}" for value in (rung.bound, rung.reached, rung.limit))
         table.add_row(_short(rung.statement), rung.quantity, *figures, ratio, verdict, rung.attack)
     if table.row_count:
-        Console(width=140).print(table)
+        print_table(table, width=140)
     for name, reason in card.skipped.items():
         typer.echo(f"  not said: {name}: {reason}")
     for text in card.assumptions:
@@ -135,7 +134,6 @@ def _short(text: str) -> str:
 
 
 def _show_target(found: TargetRecord) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     typer.echo(f"{found.run}: {found.target} needs a release to tell at most {found.information_nats:.4g} nats")
@@ -147,7 +145,7 @@ def _show_target(found: TargetRecord) -> None:
     for item in found.needed:
         noise = "no noise does" if item.noise_std is None else f"{item.noise_std:.4g}"
         table.add_row(item.method, noise, f"{item.information_nats:.4g}", item.holds_for, "yes" if item.keeps else "no")
-    Console(width=140).print(table)
+    print_table(table, width=140)
     needs = "" if found.utility_floor_nats is None else f"; its accuracy needs {found.utility_floor_nats:.3g} nats"
     typer.echo(f"  now: noise_std {found.noise_now:.4g}{needs}")
     if found.utility_floor_nats is not None and found.information_nats < found.utility_floor_nats:

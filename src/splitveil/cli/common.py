@@ -13,10 +13,21 @@ import typer
 from splitveil.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from splitveil.records import RunRecord
     from splitveil.training.observer import Observer
 
-__all__ = ["echo_json", "parse_grid", "parse_options", "parse_shape", "progress_bar", "show_table", "trust"]
+__all__ = [
+    "echo_json",
+    "parse_grid",
+    "parse_options",
+    "parse_shape",
+    "print_table",
+    "progress_bar",
+    "show_table",
+    "trust",
+]
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -98,9 +109,20 @@ def echo_json(data: Any) -> None:
     typer.echo(json.dumps(data, indent=2, allow_nan=False))
 
 
+def print_table(table: Table, *, width: int | None = None) -> None:
+    """Print a table as it is written: brackets in its cells are text, not markup.
+
+    Args:
+        table: to print.
+        width: columns; by default those of the terminal, and 120 where there is none.
+    """
+    from rich.console import Console
+
+    Console(width=width or (None if sys.stdout.isatty() else 120), markup=False).print(table)
+
+
 def show_table(records: Sequence[RunRecord]) -> None:
     """The summary of runs as a table on stdout."""
-    from rich.console import Console
     from rich.table import Table
 
     from splitveil.report.console import summary_rows
@@ -121,7 +143,7 @@ def show_table(records: Sequence[RunRecord]) -> None:
     for row in rows:
         cells = [_number(row, "score", 100, 1), *(_number(row, key, 1, digits) for key, digits in _COLUMNS)]
         table.add_row(row["defense"], *cells, "INVALID" if row["status"] == "invalid" else row["status"])
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    print_table(table)
 
 
 _COLUMNS = (("mse", 4), ("psnr_db", 2), ("ssim", 3), ("worst_psnr_db", 2))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from splitveil.cli.common import echo_json, parse_grid, parse_options, trust
+from splitveil.cli.common import echo_json, parse_grid, parse_options, print_table, trust
 from splitveil.cli.engines import Address, CpusPerRun, EngineName, GpusPerRun, Retries, make_engine
 from splitveil.errors import CheckFailedError
 
@@ -116,7 +116,6 @@ def finish(
 
 
 def _show(record: ComparisonRecord) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -133,7 +132,7 @@ def _show(record: ComparisonRecord) -> None:
         )
     if record.status != "valid":
         typer.echo(f"{record.status.upper()}: nothing here is evidence, see the controls below")
-    Console(width=120).print(table)
+    print_table(table, width=120)
     if any(point.unconverged for point in record.points):
         typer.echo("! an attacker still learned when its budget ended: the true error is smaller; raise  -p epochs=…")
     for delta in record.deltas:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from splitveil.cli.common import echo_json
+from splitveil.cli.common import echo_json, print_table
 
 
 def doctor(json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False) -> None:
     """Show what is installed, what is missing and how to get it; exit with 1 if something is broken."""
-    from rich.console import Console
     from rich.table import Table
 
     from splitveil.doctor import examine
@@ -27,6 +25,6 @@ def doctor(json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")
             table.add_column(column, overflow="fold")
         for item in findings:
             table.add_row(item.name, item.state, item.found, item.cure)
-        Console(width=None if sys.stdout.isatty() else 120).print(table)
+        print_table(table)
     if any(item.state == "broken" for item in findings):
         raise typer.Exit(1)

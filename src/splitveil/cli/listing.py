@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from splitveil.cli.common import echo_json, parse_shape
+from splitveil.cli.common import echo_json, parse_shape, print_table
 from splitveil.errors import UnknownNameError, UsageError
 
 
@@ -58,7 +58,6 @@ def list_names(
 
 
 def _cuts(model: str | None, input_shape: str, json_: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from splitveil.nets.cutting import list_cuts
@@ -76,4 +75,4 @@ def _cuts(model: str | None, input_shape: str, json_: bool) -> None:
         shape = " x ".join(map(str, item.shape))
         figures = (f"{value:,}" for value in (item.payload_bytes, item.edge_parameters, item.edge_multiply_adds))
         table.add_row(item.name, shape, *figures, f"{100 * item.cloud_share:.1f}")
-    Console(width=120).print(table)
+    print_table(table, width=120)

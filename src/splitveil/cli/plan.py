@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from splitveil.cli.common import echo_json, parse_options, parse_shape, trust
+from splitveil.cli.common import echo_json, parse_options, parse_shape, print_table, trust
 from splitveil.cli.engines import Address, CpusPerRun, EngineName, GpusPerRun, Retries, make_engine
 from splitveil.errors import CheckFailedError, UsageError
 
@@ -118,7 +118,6 @@ def _on_pictures(model: str, data: str, most: int, engine: Any, tries: Any, comm
 
 
 def _show(found: PlanRecord) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -139,7 +138,7 @@ def _show(found: PlanRecord) -> None:
     trial = found.trial
     if trial is not None and trial.status != "valid":
         typer.echo(f"{trial.status.upper()}: see the controls below before you read a number")
-    Console(width=140).print(table)
+    print_table(table, width=140)
     typer.echo(f"* no other cut beats it in all of {', '.join(found.objectives)}")
     if any(cut.point is not None and cut.point.unconverged for cut in found.cuts):
         typer.echo("! an attacker still learned when its budget ended: the true error is smaller")

@@ -85,6 +85,8 @@ def deploy(bundle: str | Path, settings: ServeSettings, place: Place, replicas: 
         raise SpecError("expected no certificate with --engine ray: let a load balancer before it end TLS")
     if place.grpc_port is not None:
         raise SpecError("expected REST alone with --engine ray, got a port for gRPC: serve gRPC with the local engine")
+    if settings.ui:
+        raise SpecError("expected no live page with --engine ray: replicas hold the cloud's side alone")
     patience = {name: os.environ.setdefault(name, value) for name, value in _PATIENCE.items()}
     ray, serve = import_module("ray"), import_module("ray.serve")
     served = open_bundle(Path(bundle), settings.public_key)

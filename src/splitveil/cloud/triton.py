@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from splitveil.cloud.settings import ServeSettings
 from splitveil.cloud.tails import Served, open_bundle
 from splitveil.errors import InputError, OutputError
-from splitveil.files import write_text
+from splitveil.export.folders import write_folder
 from splitveil_edge.passport import CLOUD, PASSPORT, SIGNATURE
 
 __all__ = ["triton_repository"]
@@ -47,7 +48,9 @@ def triton_repository(
         EdgeError: see `open_bundle`.
         InputError: the bundle's codec is one that Triton does not decode.
         OutputError: the repository holds a model of this name.
+        SpecError: settings out of range.
     """
+    ServeSettings(max_batch=max_batch, max_delay_ms=max_delay_ms)
     served = open_bundle(Path(bundle), public_key)
     passport = served.passport
     if passport.codec.name != "float32":
@@ -58,7 +61,6 @@ def triton_repository(
     folder = Path(out) / passport.name
     if folder.exists():
         raise OutputError(f"expected no model at '{folder}', got one: choose another --out, or remove it")
-    _copy(served, folder / "1")
     config = _CONFIG.format(
         name=passport.name,
         max_batch=max_batch,
@@ -67,17 +69,14 @@ def triton_repository(
         delay=round(1000 * max_delay_ms),
         digest=passport.digest,
     )
-    write_text(folder / "config.pbtxt", config)  # the last: without it there is no model
-    return folder
+    return write_folder(folder, lambda empty: _fill(empty, served, config))
 
 
-def _copy(served: Served, version: Path) -> None:
-    try:
-        version.mkdir(parents=True)
-        shutil.copyfile(served.folder / CLOUD, version / "model.onnx")
-        for name in (f"{CLOUD}.data", PASSPORT, SIGNATURE):
-            if (served.folder / name).is_file():
-                shutil.copyfile(served.folder / name, version / name)
-    except OSError as error:
-        shutil.rmtree(version.parent, ignore_errors=True)
-        raise OutputError(f"cannot write '{version}': {error.strerror}; choose another --out") from error
+def _fill(folder: Path, served: Served, config: str) -> None:
+    (folder / "config.pbtxt").write_text(config)
+    version = folder / "1"
+    version.mkdir()
+    shutil.copyfile(served.folder / CLOUD, version / "model.onnx")
+    for name in (f"{CLOUD}.data", PASSPORT, SIGNATURE):
+        if (served.folder / name).is_file():
+            shutil.copyfile(served.folder / name, version / name)

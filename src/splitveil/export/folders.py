@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from splitveil.errors import OutputError
+from splitveil.files import beside
 
 __all__ = ["check_new_folder", "write_folder"]
 
@@ -34,12 +34,13 @@ def write_folder(out: Path, fill: Callable[[Path], None]) -> Path:
     temporary: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        temporary = beside(out)
+        temporary.mkdir()
         fill(temporary)
-        for file in temporary.iterdir():
-            with file.open("rb+") as stream:
-                os.fsync(stream.fileno())
-        temporary.chmod(0o755)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb+") as stream:
+                    os.fsync(stream.fileno())
         temporary.replace(out)
     except OSError as error:
         raise OutputError(f"cannot write '{out}': {error.strerror or error}; choose another --out") from error

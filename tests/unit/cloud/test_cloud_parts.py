@@ -143,6 +143,16 @@ def test_a_repository_for_triton(bundle: Path, tmp_path: Path) -> None:
         triton_repository(bundle, tmp_path / "models")
 
 
+@pytest.mark.parametrize(
+    "settings", [{"max_batch": 0}, {"max_batch": -5}, {"max_delay_ms": -1.0}, {"max_delay_ms": float("nan")}]
+)
+def test_triton_gets_no_settings_that_it_cannot_run(tmp_path: Path, settings: dict[str, Any]) -> None:
+    bundle = cloud_bundle(tmp_path / "bundle")
+    with pytest.raises(SpecError, match="expected"):
+        triton_repository(bundle, tmp_path / "models", **settings)
+    assert not (tmp_path / "models").exists()
+
+
 def test_triton_cannot_decode_a_codec(tmp_path: Path) -> None:
     passport = json.loads((cloud_bundle(tmp_path / "plain") / PASSPORT).read_bytes())
     assert passport["codec"] == {"name": "float32"}

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -29,6 +30,12 @@ def test_replicas_that_cannot_be_are_refused() -> None:
         Replicas(3, 2)
     with pytest.raises(SpecError, match="target_requests"):
         Replicas(1, 2, 0.0)
+
+
+def test_what_replicas_cannot_serve_is_refused(bundle: Path) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(SpecError, match="no live page with --engine ray"):
+        deploy(bundle, replace(SMALL, ui=True), Place(), Replicas(1))
 
 
 def test_a_count_and_a_range_of_replicas() -> None:

@@ -12,7 +12,7 @@ from splitveil.experiments.demo import check_demo_folder
 from splitveil.experiments.engines.processes import Processes
 from splitveil.experiments.folder import check_apart, check_folder
 from splitveil.records import RunRecord
-from splitveil.specs import DataSpec
+from splitveil.specs import DataSpec, read_json
 
 
 def test_events_pass_over_a_line_that_a_kill_has_cut_off(tmp_path: Path) -> None:
@@ -45,6 +45,12 @@ def test_attacks_of_another_form_are_refused_by_file(tmp_path: Path, text: str) 
     (tmp_path / "attacks.json").write_text(text)
     with pytest.raises(SpecError, match=r"attacks\.json"):
         _ = RunRecord(tmp_path).attacks
+
+
+def test_a_file_that_is_nested_without_end_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"expected JSON in .*spec\.json"):
+        read_json(tmp_path / "spec.json")
 
 
 def test_an_environment_of_another_form_is_refused_by_file(tmp_path: Path) -> None:
