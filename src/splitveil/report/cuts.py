@@ -114,8 +114,25 @@ def _trade(record: PlanRecord) -> Markup:
 
 def _tried(cut: CutRecord, point: PointRecord) -> Point:
     x, y = (point.mse.low, point.mse.high), (100 * point.accuracy.low, 100 * point.accuracy.high)
-    return Point(cut.at, 1, point.mse.mean, 100 * point.accuracy.mean, x, y, hollow=not cut.front)
+    told = [
+        cut.at,
+        f"accuracy {percent(point.accuracy.mean)} %",
+        f"MSE {fixed(point.mse.mean, 4)}",
+        f"PSNR {fixed(point.psnr_db, 1)} dB",
+    ]
+    tip = "\n".join([*told, *_price(cut)])
+    return Point(cut.at, 1, point.mse.mean, 100 * point.accuracy.mean, x, y, hollow=not cut.front, tip=tip)
 
 
 def _dot(cut: CutRecord, x: float, y: float) -> Point:
-    return Point(cut.at if cut.front else "", 1, x, y, (x, x), (y, y), hollow=not cut.front)
+    tip = "\n".join([cut.at, *_price(cut)])
+    return Point(cut.at if cut.front else "", 1, x, y, (x, x), (y, y), hollow=not cut.front, tip=tip)
+
+
+def _price(cut: CutRecord) -> list[str]:
+    """What a cut costs, in lines."""
+    return [
+        f"payload {size_bytes(cut.payload_bytes)}",
+        f"{scalar(cut.edge_parameters)} parameters on the device",
+        f"{scalar(cut.edge_multiply_adds)} multiply-adds on the device",
+    ]

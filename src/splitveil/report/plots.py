@@ -95,6 +95,7 @@ def scatter_plot(
         axes.axhspan(*band, color=_GRID, alpha=0.35, linewidth=0)
     for curve in curves:
         axes.plot(curve.x, curve.y, color=_SERIES.format(curve.colour), linewidth=1.8, alpha=0.75)
+    by_colour = bool(curves) or len({point.colour for point in points}) == 1
     for number, point in enumerate(points):
         colour = _SERIES.format(point.colour)
         axes.errorbar(
@@ -102,7 +103,7 @@ def scatter_plot(
             point.y,
             xerr=_arms(point.x, point.x_interval),
             yerr=_arms(point.y, point.y_interval),
-            fmt=_MARKERS[(point.colour if curves else number) % len(_MARKERS)],
+            fmt=_MARKERS[(point.colour if by_colour else number) % len(_MARKERS)],
             color=colour,
             markersize=7,
             markeredgewidth=1.4 if point.hollow else 0,

@@ -81,6 +81,7 @@ def test_without_pictures_the_front_is_over_what_cuts_cost(tmp_path: Path) -> No
     assert '<div class="tipbox" id="tip"' in page
     for cut in found.cuts:
         assert f'<th scope="row">{cut.at}</th>' in page
+        assert f'aria-label="{cut.at}, payload ' in page
     some = plan(net(), input_shape=SHAPE, at=["4", "0"])
     assert [cut.at for cut in some.cuts] == ["0", "4"]
 
