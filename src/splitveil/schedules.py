@@ -75,6 +75,9 @@ class LearningRateCoupled:
     Between `full_below` (4.1e-4) and `reference` (1e-3) the weight is above the full one, as in the released code. In a
     stage that goes on with what the one before has learned, the first epoch is one like the others.
 
+    Raises:
+        SpecError: a state without a learning rate.
+
     Example:
         >>> schedule = LearningRateCoupled(16.0)
         >>> schedule(TrainState(0, 0, 0.0, 0.05)), schedule(TrainState(0, 0, 0.0, 0.05, continues=True))
@@ -89,6 +92,11 @@ class LearningRateCoupled:
         _check_weight(self.weight)
 
     def __call__(self, state: TrainState) -> float:
+        if state.lr is None:
+            raise SpecError(
+                "expected the learning rate for a schedule that follows it, got none: call the objective with "
+                'lr=optimiser.param_groups[0]["lr"]'
+            )
         if state.epoch == 0 and not state.continues:
             return 0.0
         if state.lr < self.full_below:

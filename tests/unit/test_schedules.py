@@ -100,6 +100,12 @@ def test_learning_rate_coupled_at_its_key_points(lr: float, factor: float) -> No
     assert LearningRateCoupled(16.0)(state(lr=lr)) == pytest.approx(16.0 * factor)
 
 
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_learning_rate_coupled_needs_a_rate(epoch: int) -> None:
+    with pytest.raises(SpecError, match=r"lr=optimiser\.param_groups\[0\]"):
+        LearningRateCoupled(16.0)(TrainState(epoch, 0, 0.5, None))
+
+
 @pytest.mark.parametrize("lr", [0.05, 1e-3, 1e-5])
 def test_learning_rate_coupled_leaves_out_the_first_epoch(lr: float) -> None:
     schedule = LearningRateCoupled(16.0)

@@ -90,7 +90,13 @@ class PenaltyContext:
 
 
 class Penalty(nn.Module, ABC):
-    """A term of the loss, in training only; it never ships. Its buffers are its state: saved and resumed."""
+    """A term of the loss, in training only; it never ships. Its buffers are its state: saved and resumed.
+
+    Attributes:
+        needs_gaussian_noise: whether it is of the Gaussian noise that the mechanism declares, and senseless without.
+    """
+
+    needs_gaussian_noise: ClassVar[bool] = False
 
     @classmethod
     def from_spec(cls, spec: FeatureSpec, classes: int, rng: Rng, picture: tuple[int, ...], **params: Any) -> Penalty:

@@ -165,7 +165,7 @@ class TrainState:
         epoch: from 0, within the stage.
         step: from 0, within the stage.
         progress: share of the stage that has passed, in [0, 1).
-        lr: learning rate of this step.
+        lr: learning rate of this step, None where a loop does not say it.
         last_validation: score of the last validation, or None before the first.
         validations: score of each finished epoch of this stage, in order.
         reference: score that a stage with a budget is held against, None in other stages.
@@ -176,7 +176,7 @@ class TrainState:
     epoch: int
     step: int
     progress: float
-    lr: float
+    lr: float | None
     last_validation: float | None = None
     validations: tuple[float, ...] = ()
     reference: float | None = None

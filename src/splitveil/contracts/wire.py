@@ -25,9 +25,12 @@ class Mechanism(nn.Module, ABC):
     Attributes:
         only_adds_noise: whether the mean of the Gaussian stage is z, up to a constant that is the same for all
             pictures: then what bounds z, such as a clip before, bounds that mean, and certificates rest on it.
+        no_weight_decay: names of its own parameters that are no weights, such as the logarithm of a scale: decay would
+            pull them to a value that nobody chose.
     """
 
     only_adds_noise: ClassVar[bool] = False
+    no_weight_decay: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_spec(cls, spec: FeatureSpec, rng: Rng, **params: Any) -> Mechanism:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import torch
+
 from splitveil.contracts import Codec, FeatureSpec, Mechanism, Penalty, Stage, Weighted
 from splitveil.defenses.mechanisms.chain import Chain
 from splitveil.defenses.mechanisms.identity import Identity
@@ -113,10 +115,18 @@ class Defense:
             built.append(part.build(at, rng.child("mechanism", index)))
             at = built[-1].output_spec(at)
         mechanism = built[0] if len(built) == 1 else Chain(*built) if built else Identity()
-        return mechanism, tuple(
+        penalties = tuple(
             Weighted(part.name, part.build(spec, classes, rng.child("penalty", index), picture), part.schedule)
             for index, part in enumerate(self.penalties)
         )
+        need = [item.name for item in penalties if item.penalty.needs_gaussian_noise]
+        if need and mechanism.gaussian_channel(torch.zeros(1, *spec.shape)) is None:
+            raise SpecError(
+                f"{need[0]} expects a mechanism with Gaussian noise, got none in '{self.name}': without noise the "
+                "information in a release is unbounded; add noise, for example "
+                f"gaussian(noise_std=0.1) + {need[0]}(...)"
+            )
+        return mechanism, penalties
 
     def prepare(self, model: SplitModel) -> SplitModel:
         """Surgery before training (deeper head, masks, bodies); the identity unless the defense brings its own."""
@@ -140,8 +150,8 @@ class Defense:
             mechanisms = self.mechanisms
         elif _noisy(self.mechanisms) and _noisy(other.mechanisms):
             raise SpecError(
-                f"expected noise from one side of '{self.name}+{other.name}', got it from both: "
-                "leave out the noise_std of one"
+                f"expected noise from one side of '{self.name}+{other.name}', got it from both, and not the same: "
+                "leave out a part that only adds noise, or give both the same noise_std"
             )
         else:
             mechanisms = self.mechanisms + other.mechanisms

@@ -21,7 +21,8 @@ def within_budget(defense: Defense, points: float, *, weight: float) -> Defense:
                 the rate, weight by `Budgeted`                  at most `points`, or the reference
     ```
 
-    The reference stage is the run of the same defense without its penalty, bit for bit.
+    The reference stage is the run of the same defense without its penalty, bit for bit. In the other one, penalties
+    beside it that warm up have done so.
 
     Args:
         defense: with one penalty, whose term has the penalty's name.
@@ -41,6 +42,14 @@ def within_budget(defense: Defense, points: float, *, weight: float) -> Defense:
         penalties=(replace(penalty, schedule=Budgeted(weight, budget)),),
         plan=(
             Stage("reference"),
-            Stage("budget", 0.5, min_epochs=6, lr_scale=0.1, lr_schedule="constant", budget=budget),
+            Stage(
+                "budget",
+                0.5,
+                min_epochs=6,
+                lr_scale=0.1,
+                lr_schedule="constant",
+                budget=budget,
+                continues=True,
+            ),
         ),
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from splitveil.errors import SpecError, UnknownNameError
+from splitveil.modes import device_of
 from splitveil.nets.fresh import fresh_copy, renew
 from splitveil.nets.parts import SplitParts
 from splitveil.rng import Rng
@@ -63,11 +64,14 @@ class SecretSelector(_Staged):
 
     ```
     fixed         logits = W [answers of the P chosen bodies]
-    per_request   logits = mean over the P chosen of W_j answer_j,   chosen = P largest of (answers . secret key)
+    per_request   logits = mean over the P chosen of W_j answer_j,   chosen = P largest of standardised
+                  (answers . secret key)
     ```
 
     With ``per_request`` the choice changes with the picture. It is a function of the answers and of a key that never
     leaves the device, so that the same answers make the same choice again; while it trains the choice is random.
+    What answers have in common, such as a mean that is not zero, would choose the same bodies every time: each body's
+    score is standardised by its running mean and variance in training.
 
     Args:
         bodies: N.
@@ -91,6 +95,7 @@ class SecretSelector(_Staged):
         self.readers = nn.ModuleList(nn.Linear(inputs, classes) for _ in range(readers))
         if selection == "per_request":
             self.register_buffer("key", torch.randn(bodies * width, bodies))
+            self.standardise = nn.BatchNorm1d(bodies, affine=False)
 
     def forward(self, reply: Tensor) -> Tensor:
         """``(n, N, f)`` to logits ``(n, k)``."""
@@ -100,10 +105,20 @@ class SecretSelector(_Staged):
         answers = torch.stack([reader(reply[:, place]) for place, reader in enumerate(self.readers)], dim=1)
         if self.active != _ALL:
             return answers[:, self.active]
-        scores = torch.rand_like(reply[:, :, 0]) if self.training else reply.flatten(1) @ self.key
+        scores = self._scores(reply)
         threshold = scores.topk(self.count, dim=1).values[:, -1:]
         mask = (scores >= threshold).to(answers.dtype)
         return (answers * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+
+    def _scores(self, reply: Tensor) -> Tensor:
+        """``(n, N)``, of which the largest are chosen."""
+        if not self.training:
+            standardised: Tensor = self.standardise(reply.flatten(1) @ self.key)
+            return standardised
+        if len(reply) > 1:  # one has no variance
+            with torch.no_grad():
+                self.standardise(reply.flatten(1) @ self.key)
+        return torch.rand_like(reply[:, :, 0])
 
     def _slots(self, reply: Tensor) -> Tensor:
         """``(n, P, f)``: the chosen answers; in the first stage the one that is trained, in the first slot."""
@@ -181,7 +196,7 @@ class BeginFinal:
 def _begin(model: SplitModel, active: int, name: str) -> None:
     for part in (model.tail, model.finish):
         cast(_Staged, part).active = active
-    with Rng(int(cast(SecretSelector, model.finish).seed)).child(name).scoped():
+    with Rng(int(cast(SecretSelector, model.finish).seed)).child(name).scoped(device_of(model)):
         renew(model.head)
         renew(model.finish)
 

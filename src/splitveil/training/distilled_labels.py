@@ -82,6 +82,14 @@ class DistilledClassification(Distillation):
         """The labels, without a question to the original."""
         return y.long()
 
+    def count_groups(self, classes: int) -> int:
+        """The classes of the pictures, of which the original may know more."""
+        return classes
+
+    def chance(self, classes: int) -> float | None:
+        """One in k, of the pictures."""
+        return 1 / classes
+
     def check_output(self, shape: tuple[int, ...], classes: int) -> None:
         """One score per class of the original, which knows the classes of the pictures."""
         super().check_output(shape, classes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -76,22 +76,35 @@ class OwnLoop(nn.Module):
             The facts of each penalty, by name.
 
         Raises:
-            InputError: a batch that does not begin with pictures and labels.
+            InputError: a batch that does not begin with pictures and labels, or batches that can be read only once.
         """
+        if isinstance(batches, Iterator):
+            raise InputError(
+                f"expected batches that can be read again and again, got a {type(batches).__name__}, which is read "
+                "once: pass a DataLoader or a list"
+            )
+        steps = _count(batches)
+        if steps is None and self.epochs == 1 and self.penalties:
+            raise InputError(
+                "expected batches that know their number for a single epoch, over which penalties warm up, got some "
+                "that do not: pass a DataLoader of a sized data set, or several epochs"
+            )
+        self._steps = self.step if steps is None else steps  # as many as in the epoch before
         self.epoch, self.step = self.epoch + 1, 0
-        self._steps = len(batches) if isinstance(batches, Sized) else 0
         rng, task = self._objective.rng.child("epoch", self.epoch), self._objective.task
         return self._objective.start_epoch(_Features(self.model, batches, self.classes, rng.child("features"), task))
 
-    def forward(self, x: Tensor, y: Tensor, *, lr: float = 0.0) -> Losses:
+    def forward(self, x: Tensor, y: Tensor, *, lr: float | None = None) -> Losses:
         """The losses of a batch: ``x (n, c, h, w)`` in [0, 1], labels ``y (n,)``, or what else the task learns.
 
         Args:
             x: pictures.
             y: labels, or targets.
-            lr: the learning rate of now, for schedules that follow it.
+            lr: the learning rate of now, such as ``optimiser.param_groups[0]["lr"]``; schedules that follow it,
+                ``lr_coupled``, need it.
 
         Raises:
+            SpecError: no learning rate for a schedule that follows it.
             UsageError: `start_epoch` was not called.
         """
         if self.epoch < 0:
@@ -103,7 +116,7 @@ class OwnLoop(nn.Module):
             self.step += 1
         return losses
 
-    def _state(self, lr: float) -> TrainState:
+    def _state(self, lr: float | None) -> TrainState:
         within = min(self.step / self._steps, 1.0) if self._steps else 0.0
         return TrainState(self.epoch, self.step, min((self.epoch + within) / self.epochs, 1.0), lr)
 
@@ -135,10 +148,8 @@ class _Features:
     @property
     def samples(self) -> int:
         """N, the size of the training set; counted where the batches do not say it."""
-        dataset = getattr(self.batches, "dataset", None)
-        if isinstance(dataset, Sized):
-            return len(dataset)
-        return sum(len(_pair(batch)[1]) for batch in self.batches)
+        known = _count(getattr(self.batches, "dataset", None))
+        return sum(len(_pair(batch)[1]) for batch in self.batches) if known is None else known
 
     def __iter__(self) -> Iterator[FeatureBatch]:
         device = device_of(self.model)
@@ -149,6 +160,14 @@ class _Features:
             with evaluating(self.model), torch.no_grad():
                 z, channel = self.model.features(x)
             yield FeatureBatch(z, self.task.group(x, y), channel, x)
+
+
+def _count(items: Any) -> int | None:
+    """Its length, None where it does not know it: a loader has a length that fails where its data set has none."""
+    try:
+        return len(items)
+    except TypeError:
+        return None
 
 
 def _pair(batch: Any) -> tuple[Tensor, Tensor]:

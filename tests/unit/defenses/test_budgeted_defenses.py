@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import splitveil as sv
 from splitveil.cli.common import parse_options
-from splitveil.contracts import Budget, Stage
-from splitveil.defenses import Defense, cem, conditional_entropy, gaussian, load_defense, none
+from splitveil.contracts import Budget, FeatureSpec, Stage, TrainState
+from splitveil.defenses import (
+    Defense,
+    cem,
+    conditional_entropy,
+    gaussian,
+    laplace,
+    load_defense,
+    none,
+    ressfl,
+    shredder,
+    vib,
+)
 from splitveil.defenses.budget import within_budget
 from splitveil.errors import SpecError
+from splitveil.rng import Rng
 from splitveil.schedules import Budgeted
 
 SUM = gaussian(noise_std=0.2) + conditional_entropy(weight=2.0, budget_points=1)
@@ -28,6 +42,16 @@ def test_a_reference_then_a_budget(defense: Defense) -> None:
     assert isinstance(penalty.schedule, Budgeted)
     assert penalty.schedule.budget is budget.budget
     assert budget.budget.term == penalty.name
+    assert budget.continues
+
+
+def test_penalties_beside_it_that_warmed_up_keep_their_weight() -> None:
+    """Or their lack, not CEM, would make what differs from the host alone."""
+    defense = vib(weight=0.5) + conditional_entropy(weight=0.2, budget_points=1.0)
+    stage = defense.stages()[1]
+    host, _ = defense.penalties
+    state = TrainState(0, 0, 0.0, 0.01, stage=stage.name, continues=stage.continues)
+    assert host.schedule(state) == 0.5
 
 
 def test_the_given_weight_is_the_first() -> None:
@@ -83,3 +107,23 @@ def test_stages_from_both_sides_are_refused() -> None:
     other = Defense("other", {}, plan=(Stage("one", 0.5), Stage("two", 0.5)))
     with pytest.raises(SpecError, match="expected the stages of one side of 'conditional_entropy\\+other'"):
         first + other
+
+
+@pytest.mark.parametrize("host", [none(), laplace(), shredder(law="laplace")])
+def test_what_needs_gaussian_noise_is_refused_before_it_trains(host: Defense) -> None:
+    defense, spec = host + conditional_entropy(), FeatureSpec.of((4, 2, 2), range=(0.0, 1.0))
+    with pytest.raises(SpecError, match=r"conditional_entropy expects a mechanism with Gaussian noise, got none in"):
+        defense.build(spec, 3, Rng(0), (1, 8, 8))
+    host.build(spec, 3, Rng(0), (1, 8, 8))
+
+
+def test_a_run_without_gaussian_noise_leaves_its_folder_free(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="expects a mechanism with Gaussian noise"):
+        sv.train("small", "digits", laplace() + conditional_entropy(), out=tmp_path / "run", limit=160)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_kinds_of_noise_are_refused_with_a_cure_that_works() -> None:
+    with pytest.raises(SpecError, match="give both the same noise_std"):
+        gaussian(noise_std=0.1) + ressfl()
+    assert (gaussian(noise_std=0.1) + ressfl(noise_std=0.1)).mechanisms == ressfl(noise_std=0.1).mechanisms

@@ -403,3 +403,9 @@ def test_without_a_fit_there_is_no_value(surrogate: str) -> None:
 def test_parameters_that_cannot_be_meant(params: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ConditionalEntropy(CLASSES, Q, **params)
+
+
+def test_without_classes_there_may_be_more_of_them_than_features_to_fit_to() -> None:
+    assert ConditionalEntropy(5000, 8, balance="unlabeled").mixture.classes == 1
+    with pytest.raises(SpecError, match="at least the 5 classes, got 3"):
+        ConditionalEntropy(5, 8, fit_samples=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,26 @@ def test_dependence_keeps_its_digits_where_features_vary_little(spread: float) -
     for precision in (torch.float32, torch.float64):
         leaf = z.to(precision).requires_grad_()
         reached = hilbert_schmidt(x.to(precision), leaf)
+        found.append((float(reached.detach()), torch.autograd.grad(reached, leaf)[0].double().flatten()))
+    (short, slope), (exact, exact_slope) = found
+    assert short == pytest.approx(exact, rel=1e-3)
+    assert float(torch.cosine_similarity(slope, exact_slope, dim=0)) > 0.999
+
+
+@pytest.mark.parametrize("statistic", [distance_correlation, hilbert_schmidt])
+@pytest.mark.parametrize("spread", [0.02, 0.001])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_statistics_of_pairs_are_of_what_differs_whatever_the_mean_and_autocast(
+    statistic: Callable[[Tensor, Tensor], Tensor], spread: float, autocast: bool
+) -> None:
+    """Features behind a ReLU lie far from zero; a user's autocast must not make distances of bfloat16 products."""
+    x = 0.5 + 0.3 * rows(64, 60, "pictures")
+    z = 0.5 + spread * (rows(64, 512, "features") + x @ rows(60, 512, "mixing") / 8)
+    found = []
+    for precision in (torch.float32, torch.float64):
+        leaf = z.to(precision).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and precision == torch.float32):
+            reached = statistic(x.to(precision), leaf)
         found.append((float(reached.detach()), torch.autograd.grad(reached, leaf)[0].double().flatten()))
     (short, slope), (exact, exact_slope) = found
     assert short == pytest.approx(exact, rel=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from splitveil.contracts import Stage, Weighted
 from splitveil.defenses import Defense, ensembler, load_defense, patrol
-from splitveil.defenses.ensembler import MultiplyBodies, SecretSelector
+from splitveil.defenses.ensembler import BeginNetwork, MultiplyBodies, SecretSelector
 from splitveil.defenses.mechanisms.identity import Identity
 from splitveil.defenses.patrol import DeepenHead, DeeperEntry, PruneHead
 from splitveil.errors import MissingExtraError, SpecError
@@ -217,6 +218,48 @@ def test_a_choice_per_request_depends_on_the_picture_and_on_the_key() -> None:
     with Rng(9).scoped():
         selector.key = torch.randn_like(selector.key)
     assert not torch.equal(logits, selector(reply))
+
+
+def test_what_answers_have_in_common_does_not_choose() -> None:
+    """Behind a ReLU all answers have a mean that is large beside what tells pictures apart."""
+    with Rng(0).scoped():
+        selector = SecretSelector(6, [0, 1], 16, 2, "per_request").train()
+    generator = Rng(1).generator()
+    common = 3 * torch.rand(6, 16, generator=generator)
+
+    def answers(n: int) -> torch.Tensor:
+        return (common + 0.1 * torch.randn(n, 6, 16, generator=generator)).relu()
+
+    for _ in range(60):
+        selector(answers(64))
+    selector(answers(1))
+    reply, reads = answers(600), list[torch.Tensor]()
+    selector.eval().readers.requires_grad_(False)
+    for place in range(6):  # a body counts where its reader changes the logits
+        before = selector(reply)
+        selector.readers[place].bias += 1.0
+        reads.append((selector(reply) != before).any(1))
+        selector.readers[place].bias -= 1.0
+    sets = {tuple(row) for row in torch.stack(reads, 1).tolist()}
+    assert all(sum(row) == 2 for row in sets)
+    assert len(sets) == 15, "every pair of six bodies"
+    shares = torch.stack(reads, 1).double().mean(0)
+    assert float(shares.min()) > 0.15
+
+
+def test_fresh_heads_are_drawn_from_the_seed_wherever_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[torch.device]()
+    scoped = Rng.scoped
+
+    def listen(self: Rng, device: torch.device | str = "cpu") -> Any:
+        asked.append(torch.device(device))
+        return scoped(self)
+
+    model, _ = protected(ensembler(bodies=4, chosen=2))
+    monkeypatch.setattr(sys.modules[BeginNetwork.__module__], "device_of", lambda _: torch.device("cuda:0"))
+    monkeypatch.setattr(Rng, "scoped", listen)
+    BeginNetwork(1)(model)
+    assert asked[0] == torch.device("cuda:0")
 
 
 def test_the_secret_differs_by_seed_and_is_no_part_of_the_cloud() -> None:

@@ -107,6 +107,19 @@ def test_without_clipped_gradients_it_stays_within_reason(side: int) -> None:
     assert float(std.mean()) > 0.1
 
 
+def test_without_weight_it_does_not_grow() -> None:
+    """Weight decay would pull the logarithm of the deviation to 0, and so the deviation to 1."""
+    with Rng(0).scoped():
+        parts = small(classes=2, input_shape=(1, 6, 6), width=0.5, bottleneck=4)
+    model, penalties = build_protected(parts, shredder(weight=0.0, noise_std=0.1), 2, Rng(0))
+    noise = noise_of(model)
+    before = noise.log_std.detach().clone()
+    settings = SETTINGS.model_copy(update={"epochs": 4, "weight_decay": 0.5, "lr": 1e-6})
+    stages = tuple(Stage(parts=("mechanism",), lr_schedule="constant") for _ in range(1))
+    make_trainer(model, penalties=penalties, stages=stages, settings=settings).run()
+    torch.testing.assert_close(noise.log_std.detach(), before, rtol=0.0, atol=1e-5)
+
+
 @pytest.mark.parametrize("weight", [0.5, 2.0])
 def test_the_more_it_weighs_the_more_noise(weight: float) -> None:
     little, much = (float(noise_of(trained(value)[0]).std.detach().square().mean()) for value in (0.05, weight))

@@ -134,3 +134,43 @@ def test_another_task_tells_penalties_its_groups() -> None:
     losses = loop(x, y)
     losses.backward()
     assert losses.score.shape == (8,)
+
+
+class _Stream(torch.utils.data.IterableDataset[tuple[Tensor, Tensor]]):
+    def __iter__(self) -> Any:
+        return iter(pair for x, y in batches() for pair in zip(x, y, strict=True))
+
+
+class _Unsized:
+    def __iter__(self) -> Any:
+        return iter(batches())
+
+
+@pytest.mark.parametrize("given", [torch.utils.data.DataLoader(_Stream(), batch_size=8), _Unsized()])
+def test_batches_without_a_length_warm_up_by_the_epoch_before(given: Any) -> None:
+    loop, weights = make(epochs=8), list[float]()
+    for _ in range(2):
+        loop.start_epoch(given)
+        for x, y in given:
+            weights.append(loop(x, y).weights["conditional_entropy"])
+    assert weights == sorted(weights)
+    assert weights[-1] > weights[-2] > 0, "it rises within an epoch too"
+    with pytest.raises(InputError, match="that know their number for a single epoch"):
+        make(epochs=1).start_epoch(given)
+
+
+def test_batches_that_can_be_read_once_are_refused() -> None:
+    with pytest.raises(InputError, match="read again and again, got a generator"):
+        make().start_epoch(pair for pair in batches())
+
+
+def test_a_schedule_that_follows_the_rate_asks_for_it() -> None:
+    papers = sv.defenses.cem(
+        noise_std=0.1, clusters=1, weight=16.0, surrogate="thresholded_trace", schedule="lr_coupled"
+    )
+    loop, [(x, y), *_] = make(papers), batches()
+    for _ in range(2):
+        loop.start_epoch(batches())
+    with pytest.raises(SpecError, match="expected the learning rate"):
+        loop(x, y)
+    assert loop(x, y, lr=0.05).weights["conditional_entropy"] == pytest.approx(0.32)

@@ -248,6 +248,15 @@ def test_data_of_another_task_is_refused(task: str, kind: str, said: str) -> Non
         with_facts(PlugInSpec(name=task), source, source.train)
 
 
+def test_an_original_that_knows_more_classes_teaches_those_of_the_pictures() -> None:
+    """Penalties see labels: they wait in vain for classes that only the original knows."""
+    task = DistilledClassification(12)
+    task.check_output((2, 12), 10)
+    assert task.count_groups(10) == 10
+    assert task.chance(10) == 0.1
+    assert Distillation(12).count_groups(10) == 12, "without labels they see its answers"
+
+
 @pytest.mark.parametrize(
     ("task", "shape"),
     [

@@ -41,6 +41,7 @@ class LearnedNoise(Mechanism):
     """
 
     only_adds_noise: ClassVar[bool] = True
+    no_weight_decay: ClassVar[tuple[str, ...]] = ("location", "log_std")
 
     def __init__(self, spec: FeatureSpec, noise_std: float = 0.1, law: NoiseLaw = "gaussian") -> None:
         super().__init__()

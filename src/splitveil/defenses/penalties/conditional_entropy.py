@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -74,6 +74,8 @@ class ConditionalEntropy(Penalty):
         arXiv 2503.00383, Theorem 2 and Algorithm 1.
     """
 
+    needs_gaussian_noise: ClassVar[bool] = True
+
     class_size: Tensor
     class_weight: Tensor
 
@@ -107,8 +109,8 @@ class ConditionalEntropy(Penalty):
         self.surrogate, self.balance = surrogate, balance
         fewest = max(2000, 64 * self.mixture.components, 0 if self.pixels is None else _PER_DIMENSION * width)
         self.fit_samples = fewest if fit_samples is None else fit_samples
-        if self.fit_samples < classes:
-            raise SpecError(f"expected fit_samples of at least the {classes} classes, got {fit_samples}")
+        if self.fit_samples < groups:
+            raise SpecError(f"expected fit_samples of at least the {groups} classes, got {self.fit_samples}")
         self.threshold = positive(threshold, "threshold")
         self.register_buffer("class_size", torch.zeros(()))
         self.register_buffer("class_weight", torch.ones(groups))
