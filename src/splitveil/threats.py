@@ -72,6 +72,11 @@ class ThreatModel:
         """Whether the attacker holds this; whoever may query can make pairs of its own pictures."""
         return grant in self.grants or (grant == "pairs" and "query" in self.grants)
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the auxiliary pictures are another data set, with labels of its own."""
+        return self.shift is not None and self.shift not in SHIFTS
+
     def missing(self, needs: Iterable[Grant]) -> list[Grant]:
         """What of these needs is not granted, sorted."""
         return sorted(grant for grant in needs if not self.allows(grant))

@@ -99,6 +99,17 @@ def test_an_attack_of_before_the_audit_is_judged_all_the_same(run: Run, runs: Pa
     shutil.rmtree(fresh)
 
 
+def test_an_attacker_with_the_weights_and_no_pictures_searches(run: Run, runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "gaussian", tmp_path / "run")
+    code, out, err = run("audit", tmp_path / "run", "--suite", "toy", "--auxiliary", "none", "--json")
+    assert code == 0, err
+    [found] = json.loads(out)
+    assert [(item["attack"]["name"], item["attack"]["params"]["prior"]) for item in found["attacks"]] == [
+        ("optimise", "tv")
+    ]
+    assert found["status"] == "unproven", "without pictures there is nothing to train a reference encoder on"
+
+
 def test_a_budget_that_does_not_pay_for_an_attack_skips_it(run: Run, runs: Path) -> None:
     words = ["--suite", "toy", "--query-budget", "3", "--threat", "black_box", "--json"]
     code, out, err = run("audit", runs / "gaussian", *words)
@@ -125,7 +136,7 @@ def test_a_budget_that_does_not_pay_for_an_attack_skips_it(run: Run, runs: Path)
         (["--auxiliary", "other"], 3, "'other'"),
         (["--shift", "corruptions"], 3, "'shifted' only, got 'same'"),
         (["--auxiliary", "shifted", "--shift", "no/such/folder"], 4, "no/such/folder"),
-        (["--auxiliary", "none"], 3, "lets some attack run, got none that does"),
+        (["--auxiliary", "none", "--threat", "black_box"], 3, "lets some attack run, got none that does"),
         (["--threat", "query_free"], 3, "ridge needs pairs"),
         (["--undefended", "no/such/run"], 4, "no/such/run"),
     ],

@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from splitveil.attacks.view import AttackerView
 from splitveil.combining import passed
@@ -14,11 +15,12 @@ from splitveil.contracts import NoiseSpec
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
 
-__all__ = ["KnownChannel", "noise_free", "seen", "silent_noises"]
+__all__ = ["KnownChannel", "noise_free", "probes", "seen", "silent_noises"]
 
 _PICTURES, _DRAWS = 64, 32
 _EXPECTED = 8  # draws whose mean stands for the expected release
 _CHANCE = 2.0  # times the squared error that the mean of so many draws has by chance
+_GREY, _CONTRAST = 0.5, 0.1  # of what stands for pictures where there are none
 _MEDIAN = {"standard_normal": 0.0, "uniform": 0.5}
 
 
@@ -30,6 +32,22 @@ def silent_noises(specs: tuple[NoiseSpec, ...], n: int, device: torch.device | s
         [0.5]
     """
     return tuple(torch.full((n, *spec.shape), _MEDIAN[spec.law], device=device) for spec in specs)
+
+
+def probes(view: AttackerView, most: int) -> Tensor:
+    """Pictures to look through a channel with, ``(n, c, h, w)``: the attacker's first, or blots where it has none.
+
+    Blots are of all sizes, as what pictures show is: grey and, at each scale from one pixel to the whole, noise.
+    """
+    if view.threat.auxiliary != "none":
+        return view.auxiliary.get(torch.arange(min(most, len(view.auxiliary))))
+    (channels, *sides), generator = view.input_shape, Rng(0).child("probes").generator()
+    x = torch.full((most, channels, *sides), _GREY)
+    for size in (2**power for power in range(max(sides).bit_length())):
+        coarse = [-(-side // size) for side in sides]
+        blots = torch.randn((most, channels, *coarse), generator=generator)
+        x = x + _CONTRAST * functional.interpolate(blots, sides, mode="nearest")
+    return x.clamp(0, 1).to(view.device)
 
 
 @dataclass(frozen=True)
@@ -60,9 +78,9 @@ class KnownChannel:
         releases of a picture together have a fraction of it.
 
         Raises:
-            ThreatModelError: the weights, or auxiliary pictures, are not granted.
+            ThreatModelError: the weights are not granted.
         """
-        x = view.auxiliary.get(torch.arange(min(_PICTURES, len(view.auxiliary))))
+        x = probes(view, _PICTURES)
         unmasked = view.unmasked() if view.noise_specs else None  # without noise, a guess gets the mask of the truth
         if unmasked is not None:
             channel = replace(cls.of(unmasked, rng.child("unmasked")), masked=view)

@@ -106,6 +106,8 @@ class ImagePrior(Attack):
     name: ClassVar[str] = "image_prior"
     needs: ClassVar[frozenset[Grant]] = frozenset({"weights"})
 
+    needs_auxiliary = False
+
     channels: int = 32
     steps: int = 300
     lr: float = 1e-2

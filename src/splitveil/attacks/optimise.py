@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from splitveil.attacks.channel import KnownChannel
+from splitveil.attacks.channel import KnownChannel, probes
 from splitveil.attacks.decoder import Decoder
 from splitveil.attacks.priors import (
     FlatPrior,
@@ -89,6 +89,11 @@ class Optimise(Attack):
         if not (0 < self.lr < math.inf and 0 <= self.prior_weight < math.inf):
             raise SpecError(f"expected lr > 0 and prior_weight >= 0, got {self}")
 
+    @property
+    def needs_auxiliary(self) -> bool:  # type: ignore[override]
+        """Whether the prior, or the decoder that it starts from, is learned from pictures."""
+        return self.prior == "gaussian" or self.warm_start is not None
+
     def _fit(self, view: View, rng: Rng) -> Inverter:
         held = attacker_view(view)
         channel = KnownChannel.of(held, rng.child("channel"))
@@ -132,8 +137,7 @@ class Optimise(Attack):
 def trusted_variance(channel: KnownChannel) -> Tensor:
     """The variance of the error that a release may be missed by: the noise's, or a floor where there is none."""
     view = channel.view
-    count = min(_STATISTICS, len(view.auxiliary))
     with torch.no_grad():
-        releases = channel(view.auxiliary.get(torch.arange(count)))
+        releases = channel(probes(view, _STATISTICS))
     floor = (_TRUST * releases.std()).square().clamp_min(torch.finfo(releases.dtype).tiny)
     return torch.maximum(channel.variance.to(releases), floor)

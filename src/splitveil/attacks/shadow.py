@@ -43,7 +43,7 @@ class Shadow(DecoderAttack):
     ```
 
     The tail must work on the substitute's releases, and these must be distributed like the ones that passed the wire.
-    The task is cross-entropy where labels are granted; without them the tail should be sure, and sure of different
+    The task is cross-entropy where its labels are granted; without them the tail should be sure, and sure of different
     things. Where the reply is the answers of several bodies ``(n, N, f)``, a linear layer of the attacker's own reads
     them. The substitute learns the noise of the releases along with them. It has the real head's architecture where
     that is granted, a plain encoder's otherwise.
@@ -117,7 +117,7 @@ class Shadow(DecoderAttack):
         """
         observed = view.observed
         substitute = Substitute.build(view, observed, rng)
-        labels = view.labels if view.threat.allows("labels") else None
+        labels = view.task_labels
         reader = _Reader(view.tail(observed[:2]), labels, bodies, rng).to(observed.device)
         learned = Learned(substitute, reader, [])
         optimiser = torch.optim.Adam([*substitute.parameters(), *reader.parameters()], lr=self.shadow_lr)
@@ -138,7 +138,7 @@ class Shadow(DecoderAttack):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Of each batch of these auxiliary pictures: that of the task, and the mismatch to releases overheard."""
         observed = view.observed
-        labels = view.labels if view.threat.allows("labels") else None
+        labels = view.task_labels
         heard = _endless(len(observed), self.shadow_batch, rng.child("heard", *key))
         for step, batch in enumerate(indices.tensor_split(-(-len(indices) // self.shadow_batch))):
             r = learned.substitute(view.auxiliary.get(batch), rng.child("noise", *key, step))

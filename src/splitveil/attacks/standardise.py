@@ -17,7 +17,7 @@ Standardisation = Literal["affine", "whiten"]
 
 _STD_FLOOR = 1e-6  # of the largest magnitude: below it a channel holds rounding errors of float32 only
 _LEAST_SHRINKAGE = 1e-6  # bounds the gain of a direction at a thousand: float32 holds no more
-_MOST_CHANNELS = 4096  # the covariance takes the square of this, the eigenvectors the cube
+MOST_WHITENED = 4096  # the covariance takes the square of this, the eigenvectors the cube
 
 
 class Standardise(nn.Module):
@@ -101,9 +101,9 @@ class Whiten(Standardise):
     def __init__(self, release: FeatureSpec) -> None:
         super().__init__(release)
         channels = release.shape[release.channel_axis]
-        if channels > _MOST_CHANNELS:
+        if channels > MOST_WHITENED:
             raise SpecError(
-                f"expected at most {_MOST_CHANNELS} channels to whiten, got {channels}: use standardise='affine'"
+                f"expected at most {MOST_WHITENED} channels to whiten, got {channels}: use standardise='affine'"
             )
         self.register_buffer("mixing", torch.eye(channels))
 

@@ -25,7 +25,7 @@ from splitveil.contracts import (
 from splitveil.data.loader import Pictures
 from splitveil.data.paired import PairedPictures
 from splitveil.errors import ContractError, InputError, ThreatModelError
-from splitveil.modes import evaluating
+from splitveil.modes import device_of, evaluating
 from splitveil.noise import SeededNoise
 from splitveil.rng import Rng
 from splitveil.threats import Grant, ThreatModel
@@ -263,10 +263,15 @@ class AttackerView:
         with evaluating(model):
             return model.simulate_all(x, rows)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return device_of(self._white_box().model)
+
     def draw(self, rng: Rng) -> tuple[Tensor, ...]:
         """One row of the noises that `simulate` takes, of this key."""
         model = self._white_box().model
-        return model.draw(SeededNoise(rng), 1, self.auxiliary.device)
+        return model.draw(SeededNoise(rng), 1, self.device)
 
     def simulate_with(self, x: Tensor, rng: Rng) -> Tensor:
         """`simulate` under noise of this key."""
@@ -350,6 +355,11 @@ class AttackerView:
         """``(n,)`` int64, the labels of the auxiliary pictures."""
         self._require("labels")
         return self._table().labels
+
+    @property
+    def task_labels(self) -> Tensor | None:
+        """Labels as the subject's task numbers them; None where they are not granted, or of another data set."""
+        return self.labels if self.threat.allows("labels") and not self.threat.is_foreign else None
 
     def _table(self) -> Pictures:
         if self.threat.auxiliary == "none" or self._auxiliary is None:

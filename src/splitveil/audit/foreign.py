@@ -14,7 +14,7 @@ from splitveil.attacks.pairs import PairsSubject
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.audit.record import FILE, AuditRecord
 from splitveil.audit.run import Observe, audit_target, seat_judges
-from splitveil.audit.suites import Entry, Suite, load_suite
+from splitveil.audit.suites import load_suite
 from splitveil.contracts import NoiseSource, Subject
 from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
@@ -96,7 +96,7 @@ def audit_encoder(
     threat = threat or ThreatModel(frozenset(subject.offers), observations=FRESH_RELEASES if queried else 1)
     threat = replace(threat, grants=threat.grants & subject.offers)
     recipe = recipe.with_effort(effort)
-    plan = _with_fresh_releases(load_suite(suite, recipe), recipe, threat)
+    plan = load_suite(suite, recipe).granted(threat, recipe).reading(subject.release_spec)
     target = Target(subject, test=test, auxiliary=auxiliary, seed=seed)
     ceiling = seat_judges(target, auxiliary(ThreatModel(frozenset())), classes, lpips_weights)
     found, kept = audit_target(target, plan, threat, subject=text, adaptive=(recipe.attack.name,), observe=observe)
@@ -155,14 +155,6 @@ def _all_but_scored(splits: Splits) -> Splits:
     tables = (splits.train, splits.val, splits.aux)
     pool = join_tables(tables)
     return replace(splits, aux=pool)
-
-
-def _with_fresh_releases(plan: Suite, recipe: Recipe, threat: ThreatModel) -> Suite:
-    """The suite, and the attack that knows a stranger's mechanism as far as one can: on several fresh releases."""
-    if threat.observations == 1:
-        return plan
-    twin = Entry(recipe.attack, observations=min(FRESH_RELEASES, threat.observations), duplicates=threat.duplicates)
-    return plan if twin in plan.entries else replace(plan, entries=(*plan.entries, twin))
 
 
 def _check_folder(out: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 from torch import Tensor
@@ -16,6 +17,8 @@ from splitveil.records import MetricResult
 from splitveil.rng import Rng
 
 __all__ = ["RECOGNISED", "likeness_judge", "recognition_judge"]
+
+_DIGEST = 16  # characters
 
 RECOGNISED = "recognised"
 """The share of reconstructions that an independent classifier still recognises."""
@@ -57,4 +60,5 @@ def likeness_judge(target: Target, weights: Path) -> Judge:
     def judge(drawn: Tensor, places: Tensor) -> Tensor:
         return metric(drawn.cpu(), target.test.get(places)[0].cpu())
 
-    return Judge(judge, unit=metric.unit, safer=metric.safer)
+    digest = sha256(Path(weights).read_bytes()).hexdigest()[:_DIGEST]
+    return Judge(judge, unit=metric.unit, safer=metric.safer, digest=digest)

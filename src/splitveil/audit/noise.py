@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from splitveil.attacks.committee import Committee
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.contracts import Inverter, NoiseSource, NoiseSpec
 from splitveil.experiments.attacking import configured_attack
@@ -81,7 +82,10 @@ def _error_with_more_noise(target: Target, inverter: Inverter) -> MetricResult:
 
 
 def _fitted(target: Target, attack: AttackResult) -> Inverter | None:
-    return target.fitted(configured_attack(attack.attack), ThreatModel.from_json(attack.threat))
+    configured, threat = configured_attack(attack.attack), ThreatModel.from_json(attack.threat)
+    if isinstance(configured, Committee):  # its members are kept, and it is nothing else
+        return target.fit(configured, threat)[0]
+    return target.fitted(configured, threat)
 
 
 def _varies(target: Target, threat: ThreatModel) -> bool:

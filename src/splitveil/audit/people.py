@@ -24,9 +24,10 @@ from splitveil.specs import PlugInSpec
 from splitveil.threats import ThreatModel
 from splitveil.training.observer import Observer
 
-__all__ = ["DEFAULT_ATTACK", "find_people"]
+__all__ = ["DEFAULT_ATTACK", "SEARCHERS", "find_people"]
 
 DEFAULT_ATTACK = PlugInSpec(name="identify")
+SEARCHERS = ThreatModel(frozenset({"query", "pairs", "labels"}))
 
 
 def find_people(
@@ -60,7 +61,7 @@ def find_people(
     started, chosen = time.monotonic(), pick_device(device)
     data = load_data_spec(record.spec.data, observer)
     subject = ModelSubject(load_model(record, data, device=chosen, trusted=trusted))
-    granted = threat or ThreatModel(frozenset({"query", "pairs", "labels"}))
+    granted = threat or SEARCHERS
     configured = cast(IdentityAttack, build(ATTACKS.load(attack.name), attack.params, f"attack '{attack.name}'"))
     pictures = hold(data.splits.test, chosen)
     result = reidentify(

@@ -88,8 +88,10 @@ def audit_run(
     plan, adaptive = load_suite(suite, recipe), _adaptive_twins(record)
     for twin in adaptive:
         plan = plan.with_adaptive(twin.name, recipe, twin.params)
+    plan = plan.granted(threat, recipe)
     data = data or load_data_spec(record.spec.data, observe("data"))
     target = run_target(record, seed=seed, device=device, trusted=trusted, data=data)
+    plan = plan.reading(target.subject.release_spec)
     ceiling = seat_judges(target, hold(data.splits.aux, target.test.device), data.source.classes, lpips_weights)
 
     def attack(entry: Entry, seen: ThreatModel) -> AttackResult:

@@ -9,7 +9,9 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from splitveil.attacks.fitting import DecoderAttack
-from splitveil.contracts import Attack
+from splitveil.attacks.shadow import Shadow
+from splitveil.attacks.standardise import MOST_WHITENED
+from splitveil.contracts import Attack, FeatureSpec
 from splitveil.experiments.recipes import Recipe
 from splitveil.registry import ATTACKS, SUITES, build
 from splitveil.specs import PlugInSpec
@@ -19,6 +21,7 @@ __all__ = ["Entry", "Suite", "load_suite", "quick", "standard", "strong"]
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _SEARCHED = 1000  # pictures that a search is scored on
+_NEAR_ONLY = ("near", "exact")  # what is granted, and what an entry wants, which it does not get
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,48 @@ class Suite:
         twin = PlugInSpec(name=name, params={**(recipe.attack.params if learns else {}), **known})
         return replace(self, entries=(*self.entries, Entry(twin)))
 
+    def granted(self, threat: ThreatModel, recipe: Recipe) -> Suite:
+        """This suite with what a threat model grants beyond one release, and without pictures.
+
+        Attackers who see many releases of a picture see as many as are granted; where the suite has none, one is added.
+        Where no pictures are granted, a search under a prior that needs none is.
+
+        Args:
+            threat: model.
+            recipe: of the audit.
+        """
+        seen, entries = threat.observations, self.entries
+        if seen > 1:
+            entries = tuple(replace(item, observations=seen) if item.observations > 1 else item for item in entries)
+            if all(item.observations == 1 or (threat.duplicates, item.duplicates) == _NEAR_ONLY for item in entries):
+                entries = (*entries, Entry(recipe.attack, observations=seen, duplicates=threat.duplicates))
+        if threat.auxiliary == "none":
+            blind = _entry("optimise", prior="tv", steps=200 * recipe.effort)
+            entries = (*entries, replace(blind, pictures=_SEARCHED))
+        return replace(self, entries=entries)
+
+    def reading(self, release: FeatureSpec) -> Suite:
+        """This suite with decoders that can read a release: those of more channels than can be whitened are scaled.
+
+        Args:
+            release: what attackers see.
+        """
+        if release.shape[release.channel_axis] <= MOST_WHITENED:
+            return self
+        return replace(self, entries=tuple(replace(item, attack=_unwhitened(item.attack)) for item in self.entries))
+
+
+def _unwhitened(attack: PlugInSpec) -> PlugInSpec:
+    def scaled(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {
+                key: "affine" if (key, item) == ("standardise", "whiten") else scaled(item)
+                for key, item in value.items()
+            }
+        return [scaled(item) for item in value] if isinstance(value, list) else value
+
+    return PlugInSpec(name=attack.name, params=scaled(attack.params))
+
 
 def load_suite(name: str, recipe: Recipe) -> Suite:
     """A suite by name, at the scale of a recipe.
@@ -131,7 +176,7 @@ def standard(recipe: Recipe) -> Suite:
             *quick(recipe).entries,
             _entry("decoder", **second),
             *_together(recipe, dict(recipe.attack.params), second),
-            replace(_entry("optimise", steps=200), pictures=_SEARCHED),
+            replace(_entry("optimise", steps=200 * recipe.effort), pictures=_SEARCHED),
             Entry(many, observations=16),
             Entry(many, observations=16, duplicates="near"),
         ),
@@ -143,7 +188,9 @@ def strong(recipe: Recipe) -> Suite:
     second, unet = _subpixel(recipe), _unet(recipe)
     wide = {**second, "channels": 2 * int(second["channels"]), "epochs": 2 * int(second["epochs"])}
     residual = {**second, "architecture": "residual"}
-    warm = _entry("optimise", prior="tv", steps=1000, warm_start="decoder", decoder=second)
+    steps = 1000 * recipe.effort
+    longer = {} if recipe.effort == 1 else {"shadow_epochs": recipe.effort * Shadow.shadow_epochs}
+    warm = _entry("optimise", prior="tv", steps=steps, warm_start="decoder", decoder=second)
     return Suite(
         "strong",
         "eighteen attacks; hours on two cores, made for a GPU",
@@ -153,12 +200,12 @@ def strong(recipe: Recipe) -> Suite:
             _entry("decoder", **residual),
             _entry("decoder", **unet),
             *_together(recipe, second, wide, residual),
-            replace(_entry("optimise", steps=1000, restarts=4), pictures=_SEARCHED),
+            replace(_entry("optimise", steps=steps, restarts=4), pictures=_SEARCHED),
             replace(warm, pictures=_SEARCHED),
-            _entry("shadow", **recipe.attack.params),
-            replace(_entry("gan_prior", steps=1000), pictures=_SEARCHED),
+            _entry("shadow", **recipe.attack.params, **longer),
+            replace(_entry("gan_prior", steps=steps), pictures=_SEARCHED),
             replace(_entry("diffusion_prior"), pictures=_SEARCHED),
-            replace(_entry("image_prior", steps=1000), pictures=_SEARCHED),
+            replace(_entry("image_prior", steps=steps), pictures=_SEARCHED),
             replace(_entry("unsplit"), pictures=_SEARCHED),
         ),
     )

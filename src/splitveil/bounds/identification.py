@@ -18,6 +18,8 @@ __all__ = [
     "utility_floor",
 ]
 
+_ROUNDING = 1e-9
+
 
 def binary_relative_entropy(p: float, q: float) -> float:
     """``kl(p || q) = p ln(p/q) + (1 - p) ln((1 - p)/(1 - q))`` in nats.
@@ -95,18 +97,27 @@ def identification_information(probability: float, gallery: int) -> float:
     return binary_relative_entropy(probability, 1 / gallery)
 
 
-def utility_floor(accuracy: float, classes: int) -> float:
-    """The information that a release must hold for a classifier of this accuracy on equally likely classes.
+def utility_floor(accuracy: float, classes: int, largest_share: float | None = None) -> float:
+    """The information that a release must hold for a classifier of this accuracy.
+
+    Whoever sees no release is right as often as the most frequent class at most.
 
     Args:
         accuracy: share of right answers.
         classes: k >= 2.
+        largest_share: of the most frequent class, or an upper limit of it; 1/k, equally likely classes, by default.
+
+    Raises:
+        SpecError: fewer than two classes, or a share that is below 1/k or above 1.
 
     Example:
-        >>> round(utility_floor(0.9, 10), 2)
-        1.76
+        >>> round(utility_floor(0.9, 10), 2), utility_floor(0.9, 10, largest_share=0.9)
+        (1.76, 0.0)
     """
-    chance = 1 / _checked_gallery(classes)
+    least = 1 / _checked_gallery(classes)
+    chance = least if largest_share is None else largest_share
+    if not least <= chance + _ROUNDING or not chance <= 1:
+        raise SpecError(f"expected a largest share from 1/{classes} to 1, got {largest_share}")
     return 0.0 if accuracy <= chance else binary_relative_entropy(accuracy, chance)
 
 

@@ -6,6 +6,8 @@ from dataclasses import asdict
 
 from splitveil.bounds import identification_information, utility_floor
 from splitveil.bounds.entropy import gaussian_profile
+from splitveil.certificates.harm import largest_share_limit
+from splitveil.certificates.information import CONFIDENCE
 from splitveil.certificates.run import Material, gather, picture_coordinates
 from splitveil.certificates.targets import (
     information_for_error,
@@ -103,12 +105,13 @@ def noise_for_target(
         allowed = information_for_error(10 ** (-psnr_db / 10), profile)
         target, rests_on = f"PSNR at most {psnr_db:g} dB", f"entropy of pictures: {profile.name}, {profile.rests_on}"
     accuracy = material.evaluation.accuracy
+    most = largest_share_limit(material.test.labels, material.classes, CONFIDENCE)
     return TargetRecord(
         run=str(record.path),
         target=target,
         information_nats=allowed,
         rests_on=rests_on,
-        utility_floor_nats=None if accuracy is None else utility_floor(accuracy.low, material.classes),
+        utility_floor_nats=None if accuracy is None else utility_floor(accuracy.low, material.classes, most),
         noise_now=float(std.mean()),
         observations=observations,
         needed=_needed(material, allowed, target, observations),

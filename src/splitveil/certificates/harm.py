@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from scipy.special import betaincinv
+from torch import Tensor
 
 from splitveil.bounds import (
     Certificate,
@@ -21,7 +23,14 @@ from splitveil.bounds.entropy import EntropyProfile
 from splitveil.certificates.information import POPULATION, tightest
 from splitveil.rng import Rng
 
-__all__ = ["accuracy_limit", "certified_error", "error_estimates", "identification_certificates", "utility_certificate"]
+__all__ = [
+    "accuracy_limit",
+    "certified_error",
+    "error_estimates",
+    "identification_certificates",
+    "largest_share_limit",
+    "utility_certificate",
+]
 
 _LIMITS = (0.001, 0.999)
 _DITHERED = "pixels are whole levels of 255; they are dithered before their entropy is taken"
@@ -79,22 +88,41 @@ def accuracy_limit(right: int, n: int, confidence: float) -> float:
     return float(betaincinv(right, n - right + 1, 1 - confidence)) if right else 0.0
 
 
-def utility_certificate(accuracy_low: float, classes: int, confidence: float, n: int) -> Certificate:
+def largest_share_limit(labels: Tensor, classes: int, confidence: float) -> float:
+    """Clopper and Pearson's upper limit of the share of the most frequent class, whichever it is.
+
+    Args:
+        labels: ``(n,)`` int64.
+        classes: k; each has its part of what the limit may fail by.
+        confidence: one-sided.
+
+    Example:
+        >>> round(largest_share_limit(torch.arange(100) % 2, 2, 0.999), 3)
+        0.663
+    """
+    counts, n = torch.bincount(labels.cpu(), minlength=classes), len(labels)
+    return 1 - accuracy_limit(n - int(counts.max()), n, 1 - (1 - confidence) / classes)
+
+
+def utility_certificate(
+    accuracy_low: float, largest_share: float, classes: int, confidence: float, n: int
+) -> Certificate:
     """The information that a release must hold, as the task is solved with it.
 
     Args:
         accuracy_low: lower limit of the accuracy.
+        largest_share: upper limit of the share of the most frequent class: who sees nothing is right as often.
         classes: k.
-        confidence: of the limit.
-        n: pictures that it was measured on.
+        confidence: of both limits together.
+        n: pictures that they were measured on.
     """
     return Certificate(
         name="utility floor",
         quantity="information",
         relation=">=",
-        value=utility_floor(accuracy_low, classes),
+        value=utility_floor(accuracy_low, classes, largest_share),
         unit="nats",
-        assumptions=("the classes are equally likely", "pictures are drawn from the population of the test split"),
+        assumptions=("pictures are drawn from the population of the test split, independently of each other",),
         reference="data processing for binary relative entropy",
         confidence=confidence,
         n=n,

@@ -26,7 +26,7 @@ from splitveil.rng import Rng
 __all__ = ["CONFIDENCE", "POPULATION", "FittedBound", "fit_bounds", "information_certificates", "tightest"]
 
 CONFIDENCE = 0.999
-"""Of everything on a card that was computed from samples, all together."""
+"""Of all upper bounds on a card that were computed from samples, together; the utility floor has its own."""
 
 POPULATION = ("mixture", "gaussian_channel")
 """Methods that hold for pictures of the data's population, not for any gallery."""

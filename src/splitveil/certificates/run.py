@@ -25,6 +25,7 @@ from splitveil.certificates.harm import (
     certified_error,
     error_estimates,
     identification_certificates,
+    largest_share_limit,
     utility_certificate,
 )
 from splitveil.certificates.information import FittedBound, fit_bounds, information_certificates, tightest
@@ -224,8 +225,15 @@ def _with_test(material: Material, galleries: Sequence[int]) -> list[int]:
 
 def _utility(record: RunRecord, material: Material) -> Certificate:
     right = task_scores(record.path).double()
-    low = accuracy_limit(round(float(right.sum())), len(right), _UTILITY_CONFIDENCE)
-    return utility_certificate(low, material.classes, _UTILITY_CONFIDENCE, len(right))
+    low, most = utility_limits(right, material)
+    return utility_certificate(low, most, material.classes, _UTILITY_CONFIDENCE, len(right))
+
+
+def utility_limits(right: torch.Tensor, material: Material) -> tuple[float, float]:
+    """The lower limit of the accuracy, the upper limit of the most frequent class's share, together confident."""
+    each = 1 - (1 - _UTILITY_CONFIDENCE) / 2
+    low = accuracy_limit(round(float(right.sum())), len(right), each)
+    return low, largest_share_limit(material.test.labels, material.classes, each)
 
 
 def picture_coordinates(material: Material, rng: Rng) -> tuple[PrincipalAxes, Array, Array]:

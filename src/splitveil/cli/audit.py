@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -120,7 +121,7 @@ def audit(
         else:
             found, failed = _on_engine(chosen, records, beside, recipe, settings)
         if people:
-            searched = _search_people(records, seed, device, model)
+            searched = _search_people(records, granted(1), seed, device, model)
     _show(found, searched, json_)
     for name, error in failed.items():
         typer.echo(f"failed: {name}: {error}", err=True)
@@ -191,12 +192,18 @@ def _audit_encoder(
 
 
 def _search_people(
-    records: Sequence[RunRecord], seed: int, device: str | None, model: str | None
+    records: Sequence[RunRecord], threat: ThreatModel, seed: int, device: str | None, model: str | None
 ) -> list[PeopleRecord]:
-    from splitveil.audit.people import find_people
+    """Those who search for people hold their releases and names, and see as much of each picture as is granted."""
+    from splitveil.audit.people import SEARCHERS, find_people
 
+    searcher = replace(
+        SEARCHERS, observations=threat.observations, duplicates=threat.duplicates, query_budget=threat.query_budget
+    )
     return [
-        find_people(record, seed=seed, observer=_bar(record.name, "people"), device=device, trusted=model)
+        find_people(
+            record, threat=searcher, seed=seed, observer=_bar(record.name, "people"), device=device, trusted=model
+        )
         for record in records
     ]
 

@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 _WORST = 6
+_PICTURES, _JUDGES = "auxiliary_digest", "judges"  # facts
 _TRAFFIC = 2000  # pictures whose releases an attacker overhears
 
 
@@ -88,7 +89,7 @@ def attack_run(
     """
     threat = threat or ThreatModel.preset("white_box")
     earlier = record.attack(attack_key(attack, threat, seed))
-    if earlier is not None:
+    if earlier is not None and not threat.is_foreign:
         return earlier
     target = run_target(record, seed=seed, observer=observer, device=device, trusted=trusted, data=data)
     return attack_target(record, target, attack, threat=threat, observer=observer)
@@ -126,21 +127,32 @@ def attack_target(
 ) -> AttackResult:
     """Run an attack against the target of a record and add it there.
 
-    One that is there already is returned. Where a judge of the target has not seen it, its pictures are drawn again:
-    from the network that it has learned, or by another search.
+    One that is there already is returned, unless its attacker learned from another data set that has changed since.
+    Where a judge of the target has not seen it, its pictures are drawn again: from the network that it has learned, or
+    by another search.
     """
     key, spent = attack_key(attack, threat, target.seed, pictures), 0.0
     earlier = record.attack(key)
-    if earlier is not None:
+    if earlier is not None and earlier.facts.get(_PICTURES, "") == target.auxiliary_digest(threat):
         spent, fitted = earlier.elapsed_s, record.path / "attackers" / f"{key}.safetensors"
         if fitted.is_file():
             target.stored(configured_attack(attack), threat, fitted)
-        if target.judges.keys() <= earlier.beyond_pixels.keys():
+        if _was_seen(earlier, target):
             return earlier
     result, inverter, samples = fit_and_score(target, attack, threat=threat, pictures=pictures, observer=observer)
     result = result.model_copy(update={"elapsed_s": spent + result.elapsed_s})
     _write(record, result, attack, inverter, samples)
     return result
+
+
+def _was_seen(attack: AttackResult, target: Target) -> bool:
+    """Whether all judges of the target, made of what they are made of today, have seen its pictures."""
+    same = attack.facts.get(_JUDGES, {}).items() >= _digests(target).items()
+    return same and target.judges.keys() <= attack.beyond_pixels.keys()
+
+
+def _digests(target: Target) -> dict[str, str]:
+    return {name: judge.digest for name, judge in target.judges.items() if judge.digest}
 
 
 def fit_and_score(
@@ -187,6 +199,8 @@ def fit_and_score(
             **inverter.facts,
             "queries": queries or int(inverter.facts.get("queries", 0)),
             "auxiliary_pictures": 0 if held is None else len(held),
+            **({_PICTURES: target.auxiliary_digest(threat)} if threat.is_foreign else {}),
+            **({_JUDGES: digests} if (digests := _digests(target)) else {}),
         },
         samples=f"samples/{key}.safetensors",
         elapsed_s=time.monotonic() - started,

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from splitveil.data.holding import hold
 from splitveil.data.loader import Pictures
 from splitveil.data.shift import corrupt, hold_out_classes, resize_like
 from splitveil.data.sources import guess_source, load_source
-from splitveil.data.splits import Splits
+from splitveil.data.splits import Splits, picture_digests
 from splitveil.data.tables import ImageTable
+from splitveil.errors import InputError
 from splitveil.rng import Rng
 from splitveil.threats import SHIFTS, ThreatModel
 
@@ -28,6 +30,8 @@ def auxiliary_pictures(
     none ─► nothing      same ─► aux      train ─► train      shifted ─► aux, changed, or another data set
     ```
 
+    Pictures of another data set that are test pictures too are left out.
+
     Args:
         splits: of the data that is attacked.
         device: where the pictures are kept.
@@ -39,16 +43,23 @@ def auxiliary_pictures(
             return None
         if threat.auxiliary == "train":
             return hold(splits.train, device)
-        table = splits.aux if threat.auxiliary == "same" else _shifted(splits.aux, threat.shift or SHIFTS[0], rng)
+        table = splits.aux if threat.auxiliary == "same" else _shifted(splits, threat.shift or SHIFTS[0], rng)
         return hold(table, device)
 
     return choose
 
 
-def _shifted(table: ImageTable, shift: str, rng: Rng) -> ImageTable:
+def _shifted(splits: Splits, shift: str, rng: Rng) -> ImageTable:
+    table = splits.aux
     if shift == "corruptions":
         return corrupt(table, rng.child("corruptions"))
     if shift == "held_out_classes":
         return hold_out_classes(table, rng.child("held out"))
     name, path = guess_source(shift)
-    return resize_like(load_source(name, Path(path) if path else None).train, tuple(table.images.shape[1:]))
+    other = resize_like(load_source(name, Path(path) if path else None).train, tuple(table.images.shape[1:]))
+    unseen = np.flatnonzero(~np.isin(picture_digests(other), picture_digests(splits.test)))
+    if not len(unseen):
+        raise InputError(
+            f"expected pictures in '{shift}' beside those that attacks are scored on, got none: choose another --shift"
+        )
+    return other if len(unseen) == len(other) else other.take(torch.from_numpy(unseen))

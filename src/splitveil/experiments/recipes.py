@@ -23,6 +23,7 @@ class Recipe:
         training: optimiser and schedule.
         attack: the decoder of this scale.
         limit: the most pictures to use, None for all.
+        effort: how many times as long as usual its attackers learn and search.
     """
 
     model: str
@@ -30,22 +31,22 @@ class Recipe:
     training: TrainingSpec
     attack: PlugInSpec
     limit: int | None = None
+    effort: int = 1
     #: keyword arguments of the net that only some nets know
     narrow: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def with_effort(self, effort: int) -> Recipe:
-        """The same, with so many times the epochs for its attacker.
+        """The same, with so many times the epochs for its attacker, and the steps for searches.
 
         Raises:
             SpecError: effort < 1.
         """
         if effort < 1:
             raise SpecError(f"expected an effort of at least 1, got {effort}: 2 lets attackers learn twice as long")
-        params = self.attack.params
-        if effort == 1 or "epochs" not in params:
-            return self
-        longer = {**params, "epochs": effort * params["epochs"]}
-        return replace(self, attack=PlugInSpec(name=self.attack.name, params=longer))
+        params = dict(self.attack.params)
+        if "epochs" in params:
+            params["epochs"] *= effort
+        return replace(self, attack=PlugInSpec(name=self.attack.name, params=params), effort=effort * self.effort)
 
     def kwargs_for(self, model: str) -> dict[str, Any]:
         """Keyword arguments for this net under this recipe."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal, cast
 
@@ -16,6 +17,8 @@ from splitveil.attacks.storage import load_inverter
 from splitveil.attacks.view import AttackerView, Progress
 from splitveil.contracts import Attack, Inverter, Subject
 from splitveil.data.loader import Pictures
+from splitveil.data.splits import picture_digests
+from splitveil.data.tables import ImageTable
 from splitveil.errors import ThreatModelError
 from splitveil.experiments.scoring import (
     as_result,
@@ -40,6 +43,8 @@ SHOWN = 12
 CONTROLS = ("mean_image", "class_mean", "ridge")
 """Attackers that every attack is held against."""
 
+_DIGEST = 16  # characters
+
 
 @dataclass(frozen=True, slots=True)
 class Judge:
@@ -49,11 +54,13 @@ class Judge:
         score: from reconstructions ``(n, c, h, w)`` and the places ``(n,)`` of their originals to ``(n,)``.
         unit: of the score.
         safer: which direction is safe.
+        digest: of what it was made of that may be another next time, such as a file of weights; empty otherwise.
     """
 
     score: Callable[[Tensor, Tensor], Tensor]
     unit: str
     safer: Literal["higher", "lower"]
+    digest: str = ""
 
 
 class Target:
@@ -101,6 +108,14 @@ class Target:
         if key not in self._tables:
             self._tables[key] = self._auxiliary(threat)
         return self._tables[key]
+
+    def auxiliary_digest(self, threat: ThreatModel) -> str:
+        """Of the attacker's pictures where they are another data set, which a path does not pin; empty otherwise."""
+        pictures = self.auxiliary(threat) if threat.is_foreign else None
+        if pictures is None:
+            return ""
+        found = picture_digests(ImageTable(pictures.images, pictures.labels))
+        return sha256(found.tobytes()).hexdigest()[:_DIGEST]
 
     def view(self, threat: ThreatModel, *names: str) -> AttackerView:
         """What an attacker holds."""

@@ -9,7 +9,9 @@ import torch
 
 import gaussian_linear as world
 from attack_fixtures import KEY, PAIRS_ONLY, WHITE_BOX, auxiliary, mse, smooth, subject, table, view_of
+from splitveil.attacks.channel import probes
 from splitveil.attacks.controls import MeanImage
+from splitveil.attacks.image_prior import ImagePrior
 from splitveil.attacks.optimise import Optimise
 from splitveil.attacks.priors import GaussianPrior, TotalVariation
 from splitveil.contracts import Inverter
@@ -114,3 +116,28 @@ def test_total_variation_is_the_negative_log_density_of_laplace_steps() -> None:
     x = torch.tensor([[[[0.2, 0.4], [0.2, 0.8]]]])
     steps = abs(0.4 - 0.2) + abs(0.8 - 0.2) + abs(0.2 - 0.2) + abs(0.8 - 0.4)
     assert float(prior.energy(torch.logit(x))) == pytest.approx(2 * steps / 0.1, rel=1e-5)
+
+
+def test_without_pictures_it_still_breaks_a_head_that_hides_nothing() -> None:
+    """The weights are enough: nobody has to hold pictures to search for one."""
+    attacked, threat = subject(Gaussian(0.01)), ThreatModel(WHITE_BOX.grants, auxiliary="none")
+    view = view_of(attacked, threat)
+    grey = float((table(smooth(64, "test")).get(torch.arange(64))[0] - 0.5).square().mean())
+    for attack in (Optimise(prior="tv", steps=150), Optimise(prior="none", steps=150), ImagePrior(steps=150)):
+        assert not attack.needs_auxiliary
+        assert mse(attack.fit(view, KEY), attacked, 64) < 0.1 * grey
+    for attack in (Optimise(), Optimise(prior="tv", warm_start="decoder")):
+        assert attack.needs_auxiliary
+        with pytest.raises(ThreatModelError, match="pictures"):
+            attack.fit(view, KEY)
+
+
+def test_what_stands_for_pictures_has_blots_of_all_sizes() -> None:
+    view = view_of(subject(), ThreatModel(WHITE_BOX.grants, auxiliary="none"))
+    x = probes(view, 64)
+    assert tuple(x.shape) == (64, 1, 8, 8)
+    assert 0 <= float(x.min()) < float(x.max()) <= 1
+    means = x.mean((1, 2, 3))
+    assert float(means.std()) > 0.05, "some are dark and some are bright"
+    assert float((x[..., 1:] - x[..., :-1]).abs().mean()) < float((x[..., 4:] - x[..., :-4]).abs().mean())
+    assert torch.equal(x, probes(view, 64))

@@ -16,6 +16,8 @@ from splitveil.attacks.shadow import Learned, Shadow, kernel_discrepancy
 from splitveil.attacks.shadow_bodies import ShadowBodies
 from splitveil.attacks.subjects import ModelSubject
 from splitveil.attacks.view import AttackerView
+from splitveil.data.loader import Pictures
+from splitveil.data.tables import ImageTable
 from splitveil.defenses.mechanisms.gaussian import Gaussian
 from splitveil.errors import SpecError, ThreatModelError
 from splitveil.noise import SeededNoise
@@ -228,3 +230,15 @@ def test_of_one_body_it_is_the_shadow_attack(attacked: ModelSubject) -> None:
 def test_the_plain_shadow_reads_all_bodies(ensembled: ModelSubject) -> None:
     inverter = Shadow(**{**SHORT, "epochs": 1}, shadow_epochs=2).fit(view_of(ensembled), KEY)
     assert inverter.facts["shadow"][-1]["task"] < inverter.facts["shadow"][0]["task"]
+
+
+def test_labels_of_another_data_set_are_not_the_tasks(attacked: ModelSubject) -> None:
+    """Its classes are others, and may be more: the substitute then learns as if nobody had told it any."""
+    threat = replace(BLIND, auxiliary="shifted", shift="some/folder")
+    images = smooth(64)
+    foreign = Pictures(ImageTable(images, torch.arange(len(images)) % 40))
+    overheard = attacked.release(table(smooth(64, "traffic")).get(torch.arange(64))[0], SeededNoise(Rng(7)))
+    view = AttackerView(attacked, threat, auxiliary=foreign, rng=Rng(4), observed=lambda: overheard)
+    assert view.task_labels is None
+    assert not replace(threat, shift="corruptions").is_foreign
+    Shadow(**{**SHORT, "epochs": 1}, shadow_epochs=1).fit(view, KEY)

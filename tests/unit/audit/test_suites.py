@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from splitveil.audit.suites import Entry, Suite, load_suite
+from splitveil.contracts import FeatureSpec
 from splitveil.defenses import (
     Defense,
     cem,
@@ -54,6 +56,55 @@ def test_the_attack_that_knows_the_defense_is_added_where_it_is_missing() -> Non
     assert suite.entries == (ridge, Entry(recipe.attack))
     assert suite.with_adaptive("decoder", recipe) == suite
     assert Suite("test", "", ()).with_adaptive("linear", recipe).entries == (Entry(PlugInSpec(name="linear")),)
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "strong"])
+@pytest.mark.parametrize("observations", [4, 16, 40])
+@pytest.mark.parametrize("duplicates", ["exact", "near"])
+def test_attackers_see_as_many_releases_as_are_granted(name: str, observations: int, duplicates: Any) -> None:
+    recipe, threat = load_recipe("tiny"), replace(WHITE_BOX, observations=observations, duplicates=duplicates)
+    suite = load_suite(name, recipe).granted(threat, recipe)
+    several = [entry for entry in suite.entries if entry.observations > 1]
+    assert {entry.observations for entry in several} == {observations}
+    assert any(entry.duplicates == duplicates and entry.refused(threat) is None for entry in several)
+    once = [entry for entry in suite.entries if entry.observations == 1]
+    assert once == [entry for entry in load_suite(name, recipe).entries if entry.observations == 1]
+
+
+def test_one_release_leaves_a_suite_as_it_is() -> None:
+    recipe = load_recipe("tiny")
+    suite = load_suite("standard", recipe)
+    assert suite.granted(WHITE_BOX, recipe) == suite
+
+
+def test_who_has_weights_and_no_pictures_searches() -> None:
+    recipe, threat = load_recipe("tiny"), replace(WHITE_BOX, auxiliary="none")
+    for name in ("quick", "standard"):
+        suite = load_suite(name, recipe).granted(threat, recipe)
+        [left] = [entry for entry in suite.entries if entry.refused(threat) is None]
+        assert (left.attack.name, left.attack.params["prior"]) == ("optimise", "tv")
+
+
+def test_what_is_too_wide_to_whiten_is_scaled() -> None:
+    suite = load_suite("strong", load_recipe("quick"))
+    assert suite.reading(FeatureSpec.of((4096, 2, 2))) == suite
+    wide = suite.reading(FeatureSpec.of((5120,)))
+    assert "whiten" in repr(suite)
+    assert "whiten" not in repr(wide)
+    assert len(wide.entries) == len(suite.entries)
+    for entry in wide.entries:
+        ATTACKS.load(entry.attack.name)(**entry.attack.params)
+
+
+def test_effort_is_times_the_steps_of_searches() -> None:
+    recipe = load_recipe("quick")
+    once, twice = (load_suite("strong", recipe.with_effort(effort)) for effort in (1, 2))
+    for one, two in zip(once.entries, twice.entries, strict=True):
+        for name in ("steps", "shadow_epochs"):
+            if name in two.attack.params:
+                default = getattr(ATTACKS.load(one.attack.name), name)
+                assert two.attack.params[name] == 2 * one.attack.params.get(name, default)
+    assert [entry.attack.params.get("steps") for entry in twice.entries].count(400) == 1
 
 
 @pytest.mark.parametrize(("bodies", "chosen", "largest"), [(4, 2, 2), (4, 3, 3), (10, 3, 1)])

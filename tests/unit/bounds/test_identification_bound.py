@@ -63,6 +63,11 @@ def test_what_a_task_needs() -> None:
     assert utility_floor(0.9, 10) == pytest.approx(1.76, abs=5e-3)
     assert utility_floor(0.1, 10) == utility_floor(0.05, 10) == 0.0
     assert utility_floor(1.0, 10) == pytest.approx(math.log(10))
+    assert utility_floor(0.9, 10, largest_share=0.1) == utility_floor(0.9, 10)
+    assert utility_floor(0.9, 2, largest_share=0.9) == 0.0
+    for share in (0.05, 1.1):
+        with pytest.raises(SpecError, match="expected a largest share from 1/10 to 1"):
+            utility_floor(0.9, 10, largest_share=share)
 
 
 def test_what_releases_demonstrate_is_scipys_density_ratio() -> None:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binom
 
 from splitveil.bounds import Certificate, blocks, identification, shannon, undithered, utility_floor
@@ -15,6 +16,7 @@ from splitveil.certificates.harm import (
     certified_error,
     error_estimates,
     identification_certificates,
+    largest_share_limit,
     utility_certificate,
 )
 from splitveil.rng import Rng
@@ -55,8 +57,26 @@ def test_the_limit_of_an_accuracy_is_the_one_under_which_so_many_right_are_rare(
 
 
 def test_what_the_task_needs_is_a_lower_bound() -> None:
-    found = utility_certificate(0.5, 10, 0.999, 1000)
+    found = utility_certificate(0.5, 0.1, 10, 0.999, 1000)
     assert (found.relation, found.value) == (">=", utility_floor(0.5, 10))
+    assert (
+        utility_certificate(0.5, 0.4, 10, 0.999, 1000).value == utility_floor(0.5, 10, largest_share=0.4) < found.value
+    )
+
+
+def test_who_names_the_most_frequent_class_needs_no_information() -> None:
+    """Nine in ten pictures are of one class: whoever says so without a look is right as often."""
+    labels = (torch.arange(1000) % 10 == 0).long()
+    low, most = accuracy_limit(900, 1000, 0.9995), largest_share_limit(labels, 2, 0.9995)
+    assert low < 0.9 < most
+    assert utility_certificate(low, most, 2, 0.999, 1000).value == 0.0
+
+
+@pytest.mark.parametrize(("shares", "n"), [((0.5, 0.5), 40), ((0.2, 0.3, 0.5), 200)])
+def test_the_limit_of_the_largest_share_holds_in_all_but_so_many_samples(shares: tuple[float, ...], n: int) -> None:
+    drawn = np.random.default_rng(0).choice(len(shares), p=shares, size=(2000, n))
+    limits = [largest_share_limit(torch.from_numpy(labels), len(shares), 0.95) for labels in drawn]
+    assert np.mean(np.array(limits) < max(shares)) < 0.05
 
 
 def test_estimates_are_those_of_the_pure_functions_with_limits_around_them() -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 from splitveil.data.shift import corrupt, hold_out_classes, resize_like
-from splitveil.data.tables import ImageTable
+from splitveil.data.splits import picture_digests
+from splitveil.data.tables import ImageTable, join_tables
 from splitveil.errors import InputError
+from splitveil.experiments.auxiliary import auxiliary_pictures
+from splitveil.experiments.training import load_data_spec
 from splitveil.rng import Rng
+from splitveil.specs import DataSpec
+from splitveil.threats import ThreatModel
 
 
 def table(n: int = 40, channels: int = 3, side: int = 8, classes: int = 5) -> ImageTable:
@@ -49,3 +57,16 @@ def test_pictures_of_another_set_get_this_one_s_shape(held: int, wanted: int) ->
 def test_channels_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match="3 channels, got 2"):
         resize_like(table(channels=2), (3, 8, 8))
+
+
+def test_test_pictures_in_another_data_set_are_no_attackers() -> None:
+    """Digits have one table: as the other data set, it holds all that is scored."""
+    splits = load_data_spec(DataSpec(source="digits")).splits
+    threat = ThreatModel(frozenset({"query"}), auxiliary="shifted", shift="digits")
+    held = auxiliary_pictures(splits, "cpu", Rng(0))(threat)
+    assert held is not None
+    assert not np.isin(picture_digests(ImageTable(held.images, held.labels)), picture_digests(splits.test)).any()
+    assert len(held) == 1797 - len(splits.test)
+    whole = replace(splits, test=join_tables((splits.train, splits.val, splits.aux, splits.test)))
+    with pytest.raises(InputError, match="beside those that attacks are scored on, got none"):
+        auxiliary_pictures(whole, "cpu", Rng(0))(threat)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from splitveil.attacks.identify import Identify
 from splitveil.attacks.pairs import PairsSubject, save_pairs
 from splitveil.attacks.subjects import CallableSubject
 from splitveil.attacks.view import attacker_view
+from splitveil.audit import people as people_module
+from splitveil.cli.audit import _search_people
 from splitveil.contracts import Identifier, IdentityAttack, View
 from splitveil.data.loader import Pictures
 from splitveil.data.tables import ImageTable
@@ -154,3 +157,13 @@ def test_an_attribute_stands_beside_chance_and_ceiling() -> None:
     assert result.facts["kind"] == "linear"
     shown = infer_attribute(pixels(), known, test, attack, rng=KEY, threat=ThreatModel(frozenset({"pairs", "labels"})))
     assert shown.summary.mean > 0.95
+
+
+def test_who_searches_for_people_sees_what_the_command_grants(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Any] = []
+    monkeypatch.setattr(people_module, "find_people", lambda record, **given: heard.append(given["threat"]))
+    granted = ThreatModel(frozenset({"weights"}), observations=8, duplicates="near", query_budget=5000)
+    _search_people([SimpleNamespace(name="run")], granted, 0, None, None)  # type: ignore[list-item]
+    [threat] = heard
+    assert (threat.observations, threat.duplicates, threat.query_budget) == (8, "near", 5000)
+    assert threat.grants == {"query", "pairs", "labels"}
