@@ -12,12 +12,13 @@ from command_fixtures import Run
 from safetensors.numpy import load_file, save_file
 
 from splitveil import certify, cli
+from splitveil.certificates import run as certifying
 from splitveil.certificates.card import Card
 from splitveil.errors import MissingDataError
 from splitveil.records import RunRecord
 
 QUICK = ["--limit", "400", "--set", "epochs=1", "--model-param", "width=0.5"]
-LONGER = ["--limit", "400", "--set", "epochs=12", "--set", "batch_size=16", "--model-param", "width=0.5"]
+LONGER = ["--limit", "400", "--set", "epochs=24", "--set", "batch_size=16", "--model-param", "width=0.5"]
 ATTACK = ["-p", "channels=4", "-p", "blocks=1", "-p", "epochs=1", "-p", "batch_size=32"]
 
 
@@ -155,3 +156,15 @@ def test_without_a_card_or_a_run_it_says_what_to_do(run: Run, runs: Path, tmp_pa
     code, _, err = run("certify", tmp_path / "nothing")
     assert code == 4
     assert "splitveil train" in err
+
+
+def test_large_pictures_get_a_card_without_their_entropy(run: Run, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their principal axes would take a matrix of all their values, squared; the certificates do not."""
+    monkeypatch.setattr(certifying, "_MOST_VALUES", 63)
+    card = certify(runs / "gaussian", fisher=True)
+    assert "principal axes" in card.skipped["shannon, blocks, fisher, spectrum"]
+    assert card.find("capacity")
+    assert all(statement.kind == "certificate" for statement in card.statements)
+    code, out, err = run("certify", runs / "gaussian", "--target-psnr", "30")
+    assert (code, out) == (3, "")
+    assert "expected pictures of at most 63 values for their entropy" in err

@@ -16,6 +16,8 @@ _DARKEST = 5e-3  # of a start: a logit that a search can still move
 _BATCH = 512
 _KEPT = 1024  # principal axes of pictures; beyond them their variance is a rounding error
 _SHRINKAGE = 1e-3
+_WIDEST, _MOST_SPANNING = 8192, 4096  # values of a picture, beyond which so many pictures span the axes
+_LEAST_SHARE = 1e-9  # of the largest variance: less is rounding
 _FEWEST_SCALE = 1e-3
 
 
@@ -106,15 +108,15 @@ class GaussianPrior(Prior):
 
     @classmethod
     def fit(cls, x: Tensor, weight: float) -> GaussianPrior:
-        """From pictures ``(n, c, h, w)``; their covariance is shrunk by a thousandth towards the identity."""
-        rows = x.flatten(1).double()
-        mean = rows.mean(0)
-        covariance = torch.cov(rows.T, correction=0).reshape(rows.shape[1], rows.shape[1])
-        level = covariance.diagonal().mean()
-        covariance = (1 - _SHRINKAGE) * covariance
-        covariance.diagonal().add_(_SHRINKAGE * level)
-        variances, axes = torch.linalg.eigh(covariance)
-        variances, axes = variances[-_KEPT:], axes[:, -_KEPT:]
+        """From pictures ``(n, c, h, w)``; their covariance is shrunk by a thousandth towards the identity.
+
+        Of large pictures, axes that the first few thousand of them do not span are left out.
+        """
+        rows = x.flatten(1)
+        mean = rows.mean(0, dtype=torch.float64)
+        variances, axes = _principal(rows, mean)
+        level = variances.sum() / rows.shape[1]
+        variances, axes = (1 - _SHRINKAGE) * variances[-_KEPT:] + _SHRINKAGE * level, axes[:, -_KEPT:]
         scale = variances.clamp_min(torch.finfo(torch.float64).tiny).sqrt()
         inverse = (axes / scale).T
         return cls(mean.to(x).reshape(x.shape[1:]), (axes * scale).to(x), inverse.to(x), weight)
@@ -134,6 +136,19 @@ class GaussianPrior(Prior):
     def start(self, n: int, generator: torch.Generator, spread: float) -> Tensor:
         """The mean, and a draw of the prior, scaled."""
         return spread * torch.randn((n, self.axes.shape[1]), generator=generator).to(self.axes)
+
+
+def _principal(rows: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances, ascending, ``(k,)``, and axes ``(d, k)`` of rows ``(n, d)``, float64."""
+    n, d = rows.shape
+    if d <= _WIDEST:
+        variances, axes = torch.linalg.eigh(torch.cov(rows.double().T, correction=0).reshape(d, d))
+        return variances, axes
+    few = rows[: min(n, _MOST_SPANNING)].double() - mean
+    squares, turned = torch.linalg.eigh(few @ few.T)
+    known = squares > squares[-1] * _LEAST_SHARE
+    variances, turned = squares[known] / len(few), turned[:, known]
+    return variances, few.T @ (turned / squares[known].sqrt())
 
 
 def differences(x: Tensor) -> tuple[Tensor, Tensor]:

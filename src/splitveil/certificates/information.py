@@ -36,6 +36,7 @@ _MIXTURES: tuple[tuple[str, int | None, int, Covariance], ...] = (
     ("gaussian_channel", 1, 1, "full"),
 )
 _ITERATIONS = 50
+_WIDEST, _RANK = 16_384, 64  # dimensions that a full covariance is fitted in; directions of one that is not
 _FRESH = "noise is drawn anew, independently, for every release"
 _POPULATION = "pictures are drawn from the population of the held-out ones, independently of those that were fitted to"
 
@@ -74,6 +75,8 @@ class FittedBound:
 def fit_bounds(features: Features, classes: int, rng: Rng) -> list[FittedBound]:
     """``mixture``, of clusters in each class, and ``gaussian_channel``, of one Gaussian for all.
 
+    Features too wide for a full covariance get one of low rank: any Gaussian gives a bound, the fitted one the best.
+
     Args:
         features: to fit to.
         classes: of the labels.
@@ -82,7 +85,9 @@ def fit_bounds(features: Features, classes: int, rng: Rng) -> list[FittedBound]:
     found: list[FittedBound] = []
     for name, groups, clusters, covariance in _MIXTURES:
         groups = groups or classes
-        mixture = ClassMixture(groups, clusters, features.mean.shape[1], covariance).to(features.mean.device)
+        q = features.mean.shape[1]
+        shape: Covariance = "low_rank" if covariance == "full" and q > _WIDEST else covariance
+        mixture = ClassMixture(groups, clusters, q, shape, rank=min(_RANK, q)).to(features.mean.device)
         labels = features.labels if groups > 1 else None
         mixture.fit(features.mean, labels, rng.child(name), iterations=_ITERATIONS)
         found.append(FittedBound(name, mixture, groups))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +57,12 @@ _UTILITY_CONFIDENCE = 0.999
 _MOST_STREAMED = 50_000  # pictures of a table in a file whose entropy is estimated
 _NO_CHANNEL = "the mechanism adds no Gaussian noise, so that only the length of the message bounds the information"
 _NOT_CLASSES = "the task is not to tell classes apart, so that no accuracy says what information it needs"
+_MOST_VALUES = (
+    16_384  # of a picture whose principal axes are looked for: their matrix takes the square, the time the cube
+)
+_TOO_LARGE = (
+    f"pictures have more than {_MOST_VALUES:,} values: an estimate of their entropy rests on all principal axes"
+)
 _NO_BOX = "the features are not clipped before the noise, or the noise depends on them: no bound on all features holds"
 
 
@@ -180,20 +187,24 @@ def certify_run(
     d = material.test.get(torch.arange(1))[0].numel()
     if entropy_nats is not None:
         certificates.append(certified_error(source, entropy_nats, d))
-    axes, fitted, held_out = picture_coordinates(material, rng.child("entropy"))
-    profiles = [
-        gaussian_profile(held_out),
-        mixture_profile(fitted, held_out, rng=rng.child("entropy", "mixture")),
-        neighbour_profile(held_out),
-    ]
-    estimates: list[Statement] = [*error_estimates(source, profiles, rng.child("resamples"))]
-    if slopes is not None and material.channel is None:
-        skipped["fisher, spectrum"] = _NO_CHANNEL
-    elif slopes is not None and material.channel is not None:
-        estimates += slope_estimates(
-            material.channel, material.train, material.unseen, axes, slopes,
-            observations=observations, rng=rng.child("slopes"),
-        )  # fmt: skip
+    estimates = list[Statement]()
+    if d > _MOST_VALUES:
+        skipped["shannon, blocks" if slopes is None else "shannon, blocks, fisher, spectrum"] = _TOO_LARGE
+    else:
+        axes, fitted, held_out = picture_coordinates(material, rng.child("entropy"))
+        profiles = [
+            gaussian_profile(held_out),
+            mixture_profile(fitted, held_out, rng=rng.child("entropy", "mixture")),
+            neighbour_profile(held_out),
+        ]
+        estimates += error_estimates(source, profiles, rng.child("resamples"))
+        if slopes is not None and material.channel is None:
+            skipped["fisher, spectrum"] = _NO_CHANNEL
+        elif slopes is not None and material.channel is not None:
+            estimates += slope_estimates(
+                material.channel, material.train, material.unseen, axes, slopes,
+                observations=observations, rng=rng.child("slopes"),
+            )  # fmt: skip
     statements = tuple(record_of(item) for item in (*certificates, *estimates))
     reached = [*reached_by_attacks(record), *_demonstrated(material, observations, rng.child("demonstrated"))]
     sandwich = build_sandwich(statements, reached)
@@ -237,7 +248,13 @@ def utility_limits(right: torch.Tensor, material: Material) -> tuple[float, floa
 
 
 def picture_coordinates(material: Material, rng: Rng) -> tuple[PrincipalAxes, Array, Array]:
-    """The axes of the training pictures, and coordinates along them: of these pictures, and of those held out."""
+    """The axes of the training pictures, and coordinates along them: of these pictures, and of those held out.
+
+    Raises:
+        SpecError: pictures of too many values.
+    """
+    if math.prod(material.test.images.shape[1:]) > _MOST_VALUES:
+        raise SpecError(f"expected pictures of at most {_MOST_VALUES:,} values for their entropy, got larger ones")
     known = dither(in_memory(material.train.images, _MOST_STREAMED), rng.child("train"))
     axes = PrincipalAxes.fit(known)
     unseen = dither(in_memory(material.unseen.images, _MOST_STREAMED), rng.child("unseen"))

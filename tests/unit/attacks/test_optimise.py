@@ -9,6 +9,7 @@ import torch
 
 import gaussian_linear as world
 from attack_fixtures import KEY, PAIRS_ONLY, WHITE_BOX, auxiliary, mse, smooth, subject, table, view_of
+from splitveil.attacks import priors
 from splitveil.attacks.channel import probes
 from splitveil.attacks.controls import MeanImage
 from splitveil.attacks.image_prior import ImagePrior
@@ -109,6 +110,22 @@ def test_the_gaussian_prior_is_what_it_was_fitted_to() -> None:
     torch.testing.assert_close(prior.draw(prior.locate(x[:5])), x[:5], atol=1e-4, rtol=0)
     energies = prior.energy(prior.locate(x))
     assert float(energies.mean()) == pytest.approx(world.D / 2, rel=0.02)  # half of a chi-square of d degrees
+
+
+def test_axes_that_few_large_pictures_span_are_those_of_their_covariance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture of 3 x 224 x 224 has a covariance of 180 GB."""
+    x = world.pictures(40, "auxiliary").get(torch.arange(40))[0]
+    whole = GaussianPrior.fit(x, 1.0)
+    monkeypatch.setattr(priors, "_WIDEST", world.D - 1)
+    spanned = GaussianPrior.fit(x, 1.0)
+    count = spanned.axes.shape[1]
+    assert count == 39, "forty pictures around their mean"
+    assert torch.equal(spanned.mean, whole.mean)
+    torch.testing.assert_close(spanned.axes.norm(dim=0), whole.axes.norm(dim=0)[-count:], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(spanned.draw(spanned.locate(x)), x, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        spanned.energy(spanned.locate(x)), whole.energy(whole.locate(x)[:, -count:]), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_total_variation_is_the_negative_log_density_of_laplace_steps() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attack_fixtures import auxiliary, model, noisy
 from splitveil.bounds import Certificate, capacity_box, held_out_information, information_bound
+from splitveil.certificates import information
 from splitveil.certificates.channel import Channel, Features
 from splitveil.certificates.information import (
     FittedBound,
@@ -54,6 +55,15 @@ def test_each_lies_above_the_truth_and_the_gaussian_one_is_near_it() -> None:
     assert found["mixture"].n == 20_000
     assert found["payload"].confidence == 1.0
     assert found["mixture"].confidence == 0.999
+
+
+def test_features_too_wide_for_a_full_covariance_get_one_of_low_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(information, "_WIDEST", Q - 1)
+    found = {item.name: item for item in information_certificates(channel(), 16, bounds(), features(20_000, 1))}
+    assert TRUE < found["gaussian_channel"].value < TRUE + 0.1
+    with monkeypatch.context() as patch:
+        patch.setattr(information, "_RANK", 1)
+        assert bounds()[1].mixture.covariance == "low_rank"
 
 
 def test_n_observations_are_one_at_a_smaller_noise() -> None:
