@@ -98,7 +98,7 @@ def largest_share_limit(labels: Tensor, classes: int, confidence: float) -> floa
 
     Example:
         >>> round(largest_share_limit(torch.arange(100) % 2, 2, 0.999), 3)
-        0.663
+        0.664
     """
     counts, n = torch.bincount(labels.cpu(), minlength=classes), len(labels)
     return 1 - accuracy_limit(n - int(counts.max()), n, 1 - (1 - confidence) / classes)

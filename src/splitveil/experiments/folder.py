@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,8 @@ def alone_in(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):  # of a system that keeps files which are open
+            (out / ".lock").unlink()
         lock.release()
 
 

@@ -104,4 +104,5 @@ def test_a_run_that_is_being_trained_is_trained_by_nobody_else(tmp_path: Path) -
     intruder = _Intruder(spec, tmp_path / "run")
     assert train_run(spec, tmp_path / "run", observer=intruder).finished
     assert "another process trains now: wait for it, or choose another --out" in intruder.said
-    assert train_run(spec, tmp_path / "run").finished, "the lock is gone"
+    assert train_run(spec, tmp_path / "run").finished
+    assert not (tmp_path / "run" / ".lock").exists()
