@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from splitveil.errors import OutputError
 
-__all__ = ["beside", "others", "write_bytes", "write_text", "write_with"]
+__all__ = ["beside", "check_room", "others", "write_bytes", "write_text", "write_with"]
 
+_SHOWN = 3  # names of files in an error
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -68,8 +69,31 @@ def _cure(error: BaseException) -> str:
 
 
 def others(folder: Path, first: str) -> list[str]:
-    """Names in a folder, but for what a kill within the first write, of this file, has left; sorted."""
+    """Names in a folder, but for what a kill within the first write, of this file, has left; sorted.
+
+    None where there is no folder.
+    """
+    if not folder.is_dir():
+        return []
     return sorted(item.name for item in folder.iterdir() if not item.name.startswith(f".{first}."))
+
+
+def check_room(out: Path, what: str, strange: Sequence[str]) -> None:
+    """Raise `OutputError` where a folder for something is to be and a file is, or other files are in it.
+
+    Args:
+        out: the folder.
+        what: it is for, such as an audit.
+        strange: names in it that are of nothing of the kind.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"expected a folder for the {what} at '{out}', got a file: choose another --out")
+    if strange:
+        more = ", …" if len(strange) > _SHOWN else ""
+        raise OutputError(
+            f"expected an empty or new folder, or an earlier {what}, at '{out}', got other files "
+            f"({', '.join(strange[:_SHOWN])}{more}): choose another --out"
+        )
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -26,7 +26,7 @@ from splitveil.experiments.auxiliary import auxiliary_pictures
 from splitveil.experiments.recipes import Recipe
 from splitveil.experiments.target import Target
 from splitveil.experiments.training import load_data_spec
-from splitveil.files import others, write_with
+from splitveil.files import check_room, others, write_with
 from splitveil.rng import Rng
 from splitveil.specs import DataSpec
 from splitveil.threats import ThreatModel
@@ -159,15 +159,9 @@ def _all_but_scored(splits: Splits) -> Splits:
 
 def _check_folder(out: Path, text: str) -> None:
     """Raise `OutputError` unless `out` is free, or holds an earlier audit of the same encoder."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"expected a folder for the audit at '{out}', got a file: choose another --out")
     if (out / "spec.json").is_file():
         raise OutputError(f"expected a folder for the audit at '{out}', got a run: choose another --out")
-    if out.is_dir() and not (out / FILE).is_file() and (found := others(out, FILE)):
-        raise OutputError(
-            f"expected an empty or new folder, or an earlier audit, at '{out}', got other files "
-            f"({', '.join(found[:3])}): choose another --out"
-        )
+    check_room(out, "audit", [] if (out / FILE).is_file() else others(out, FILE))
     if (out / FILE).is_file() and (held := AuditRecord.read(out).subject) != text:
         raise OutputError(
             f"expected an earlier audit of '{text}' at '{out}', got one of '{held}': choose another --out"

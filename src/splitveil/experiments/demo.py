@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from splitveil.errors import OutputError, TrainingError
+from splitveil.errors import TrainingError
 from splitveil.experiments.api import make_spec
 from splitveil.experiments.compare.api import plan_cells
 from splitveil.experiments.compare.plan import Cell
@@ -13,7 +13,7 @@ from splitveil.experiments.engines.jobs import Board
 from splitveil.experiments.engines.processes import Processes
 from splitveil.experiments.folder import check_folder
 from splitveil.experiments.recipes import load_recipe
-from splitveil.files import others
+from splitveil.files import check_room, others
 from splitveil.records import RunRecord
 from splitveil.specs import PlugInSpec
 from splitveil.threats import ThreatModel
@@ -39,17 +39,9 @@ def comparison_cells() -> list[Cell]:
 
 def check_demo_folder(out: Path) -> None:
     """Raise `OutputError` unless `out` is free, or an earlier demo's."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"expected a folder for the demo at '{out}', got a file: choose another --out")
     names = [defense.name for defense in DEFENSES]
-    found = others(out, PAGE) if out.is_dir() else []
     ours = {*names, PAGE, BUNDLE, *(Path(PAGE).with_suffix(end).name for end in (".json", ".csv")), "curves"}
-    strange = [name for name in found if name not in ours and not name.startswith(".")]
-    if strange:
-        raise OutputError(
-            f"expected an empty or new folder, or an earlier demo, at '{out}', got other files "
-            f"({', '.join(strange[:3])}): choose another --out"
-        )
+    check_room(out, "demo", [name for name in others(out, PAGE) if name not in ours and not name.startswith(".")])
     for name in names:
         check_folder(out / name)
 

@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from splitveil.errors import OutputError
-from splitveil.files import others
+from splitveil.files import check_room, others
 from splitveil.records import RunRecord
 from splitveil.specs import DataSpec, RunSpec
 from splitveil.training.observer import Observer
@@ -24,13 +24,7 @@ _LONGEST_VALUE = 40
 
 def check_folder(out: Path) -> None:
     """Raise `OutputError` unless `out` is free, or holds a run."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"expected a folder for the run at '{out}', got a file: choose another --out")
-    if out.is_dir() and not (out / "spec.json").is_file() and (found := others(out, "spec.json")):
-        raise OutputError(
-            f"expected an empty or new folder, or an earlier run, at '{out}', got other files "
-            f"({', '.join(found[:3])}, …): choose another --out"
-        )
+    check_room(out, "run", [] if (out / "spec.json").is_file() else others(out, "spec.json"))
 
 
 def check_apart(out: Path, data: DataSpec) -> None:

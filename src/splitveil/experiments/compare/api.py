@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from splitveil.data.sources import guess_source
-from splitveil.errors import OutputError, SpecError, SplitveilError, ThreatModelError
+from splitveil.errors import SpecError, SplitveilError, ThreatModelError
 from splitveil.experiments.api import default_recipe, make_spec
 from splitveil.experiments.compare.analysis import analyse
 from splitveil.experiments.compare.plan import Cell, Grid, cell_of, expand
@@ -21,7 +21,7 @@ from splitveil.experiments.folder import check_apart
 from splitveil.experiments.recipes import load_recipe
 from splitveil.experiments.starting import seal_weights
 from splitveil.experiments.training import LoadedData, load_data_spec
-from splitveil.files import others, write_text
+from splitveil.files import check_room, others, write_text
 from splitveil.registry import ATTACKS, build
 from splitveil.specs import PlugInSpec, RunSpec, TrainingSpec, parse, read_json
 from splitveil.threats import ThreatModel
@@ -129,7 +129,7 @@ def claim_folder(out: Path, cells: Sequence[Cell], *, recipe: str, threat: Threa
     Raises:
         OutputError: it holds something else, or lies among the pictures.
     """
-    _check_folder(out)
+    check_room(out, "comparison", [] if _is_plan(out / PLAN) else others(out, PLAN))
     for cell in cells:
         check_apart(out, cell.spec.data)
     plan = {"recipe": recipe, "threat": threat.to_json(), "runs": [cell.name for cell in cells]}
@@ -168,16 +168,6 @@ def compare(
     record = analyse(cells, out / RUNS, threat=threat, recipe=recipe, failed=failed)
     write_text(out / FILE, record.model_dump_json(indent=2) + "\n")
     return record
-
-
-def _check_folder(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"expected a folder for the comparison at '{out}', got a file: choose another --out")
-    if out.is_dir() and not _is_plan(out / PLAN) and (found := others(out, PLAN)):
-        raise OutputError(
-            f"expected an empty or new folder, or an earlier comparison, at '{out}', got other files "
-            f"({', '.join(found[:3])}): choose another --out"
-        )
 
 
 def _is_plan(file: Path) -> bool:

@@ -22,7 +22,7 @@ from splitveil.experiments.planning.analysis import judge_cuts, mark_untried
 from splitveil.experiments.planning.record import FILE, PlanRecord
 from splitveil.experiments.recipes import load_recipe
 from splitveil.experiments.training import LoadedData, load_data_spec
-from splitveil.files import others
+from splitveil.files import check_room, others
 from splitveil.nets.cutting import Cut, list_cuts
 from splitveil.specs import PlugInSpec, RunSpec, TrainingSpec, parse
 from splitveil.threats import ThreatModel
@@ -163,15 +163,9 @@ def _without_pictures(
 
 def _check_folder(out: Path, record: PlanRecord) -> None:
     """Raise `OutputError` unless `out` is free, or holds an earlier plan of this network that tried nothing."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"expected a folder for the plan at '{out}', got a file: choose another --out")
-    if not out.is_dir() or not (found := others(out, FILE)):
+    if not (out / FILE).is_file():
+        check_room(out, "plan", others(out, FILE))
         return
-    if FILE not in found:
-        raise OutputError(
-            f"expected an empty or new folder, or an earlier plan, at '{out}', got other files "
-            f"({', '.join(found[:3])}): choose another --out"
-        )
     held = PlanRecord.read(out)
     if held.trial is not None or held.model != record.model:
         kind = "one whose cuts were tried" if held.trial is not None else f"one of {held.model}"
