@@ -23,7 +23,7 @@ from splitveil.data.paired import PairedPictures
 from splitveil.data.tables import ImageTable
 from splitveil.defenses.base import AttackPart, load_defense
 from splitveil.errors import SpecError, ThreatModelError
-from splitveil.experiments.attacking import attack_key, attack_target, fit_and_score, run_target
+from splitveil.experiments.attacking import attack_target, find_attack, fit_and_score, run_target
 from splitveil.experiments.recipes import Recipe
 from splitveil.experiments.target import Target
 from splitveil.experiments.training import LoadedData, load_data_spec
@@ -324,11 +324,14 @@ def _on_half(target: Target, best: AttackResult, observe: Observe, folder: Path 
     halved = on_half_the_epochs(best.attack)
     if halved is None:
         return None
-    kept = None if folder is None else folder / "halved" / f"{best.key}.json"
+    threat, few = ThreatModel.from_json(best.threat), _scored(best, target)
+    name = "-".join(part for part in (best.key, target.auxiliary_digest(threat)) if part)
+    kept = None if folder is None else folder / "halved" / f"{name}.json"
     if kept is not None and kept.is_file():
         return parse(MetricResult, read_json(kept), str(kept))
-    threat, few = ThreatModel.from_json(best.threat), _scored(best, target)
-    earlier = None if folder is None else RunRecord(folder).attack(attack_key(halved, threat, target.seed, few))
+    earlier = None
+    if folder is not None:
+        earlier = find_attack(RunRecord(folder), target, halved, threat=threat, pictures=few)
     if earlier is not None:
         return earlier.metrics["mse"]
     watched = observe(f"{best.attack.name} on half the epochs")

@@ -39,6 +39,7 @@ __all__ = [
     "attack_run",
     "attack_target",
     "configured_attack",
+    "find_attack",
     "fit_and_score",
     "load_model",
     "run_target",
@@ -132,8 +133,8 @@ def attack_target(
     by another search.
     """
     key, spent = attack_key(attack, threat, target.seed, pictures), 0.0
-    earlier = record.attack(key)
-    if earlier is not None and earlier.facts.get(_PICTURES, "") == target.auxiliary_digest(threat):
+    earlier = find_attack(record, target, attack, threat=threat, pictures=pictures)
+    if earlier is not None:
         spent, fitted = earlier.elapsed_s, record.path / "attackers" / f"{key}.safetensors"
         if fitted.is_file():
             target.stored(configured_attack(attack), threat, fitted)
@@ -143,6 +144,15 @@ def attack_target(
     result = result.model_copy(update={"elapsed_s": spent + result.elapsed_s})
     _write(record, result, attack, inverter, samples)
     return result
+
+
+def find_attack(
+    record: RunRecord, target: Target, attack: PlugInSpec, *, threat: ThreatModel, pictures: int | None = None
+) -> AttackResult | None:
+    """What an earlier call of `attack_target` found, unless its attacker learned from pictures that have changed."""
+    found = record.attack(attack_key(attack, threat, target.seed, pictures))
+    same = found is not None and found.facts.get(_PICTURES, "") == target.auxiliary_digest(threat)
+    return found if same else None
 
 
 def _was_seen(attack: AttackResult, target: Target) -> bool:

@@ -97,6 +97,7 @@ class Target:
         self.judges: dict[str, Judge] = {}
         self._auxiliary = auxiliary
         self._tables: dict[tuple[str, str | None], Pictures | None] = {}
+        self._digests: dict[tuple[str, str | None], str] = {}
         self._releases: dict[tuple[int, str], Tensor] = {}
         self._controls: dict[ThreatModel, dict[str, dict[str, Tensor]]] = {}
         self._fitted: dict[tuple[str, ThreatModel], Inverter] = {}
@@ -114,8 +115,11 @@ class Target:
         pictures = self.auxiliary(threat) if threat.is_foreign else None
         if pictures is None:
             return ""
-        found = picture_digests(ImageTable(pictures.images, pictures.labels))
-        return sha256(found.tobytes()).hexdigest()[:_DIGEST]
+        key = (threat.auxiliary, threat.shift)
+        if key not in self._digests:
+            found = picture_digests(ImageTable(pictures.images, pictures.labels))
+            self._digests[key] = sha256(found.tobytes()).hexdigest()[:_DIGEST]
+        return self._digests[key]
 
     def view(self, threat: ThreatModel, *names: str) -> AttackerView:
         """What an attacker holds."""

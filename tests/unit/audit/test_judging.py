@@ -143,7 +143,7 @@ def test_half_the_epochs_that_an_earlier_audit_trained_are_not_trained_again(
         return attack("decoder", 0.05), None, None
 
     monkeypatch.setattr(run, "fit_and_score", fit)
-    target: Any = SimpleNamespace(seed=0, test=range(100))
+    target: Any = SimpleNamespace(seed=0, test=range(100), auxiliary_digest=lambda _: "")
     longer = attack("decoder", 0.02).model_copy(update={"attack": PlugInSpec(name="decoder", params={"epochs": 8})})
     short = PlugInSpec(name="decoder", params={"epochs": 4})
     found = run._on_half(target, longer, lambda _: Observer(), None)
@@ -152,6 +152,10 @@ def test_half_the_epochs_that_an_earlier_audit_trained_are_not_trained_again(
     RunRecord(tmp_path).add_attack(attack("decoder", 0.03).model_copy(update={"attack": short, "key": key}))
     assert run._on_half(target, longer, lambda _: Observer(), tmp_path) == metric(0.03)
     assert len(trained) == 1
+    target.auxiliary_digest = lambda _: "another data set"
+    for _ in range(2):
+        assert run._on_half(target, longer, lambda _: Observer(), tmp_path) == metric(0.05)
+    assert len(trained) == 2, "what was learned from other pictures is not taken, what is kept of these is"
 
 
 def test_effort_is_times_the_epochs() -> None:
