@@ -184,27 +184,11 @@ def certify_run(
         skipped["utility_floor"] = _NOT_CLASSES
     certificates += privacy_certificates(material.model, material.channel, observations)
     source = tightest(information)
-    d = material.test.get(torch.arange(1))[0].numel()
+    d = math.prod(material.test.images.shape[1:])
     if entropy_nats is not None:
         certificates.append(certified_error(source, entropy_nats, d))
-    estimates = list[Statement]()
-    if d > _MOST_VALUES:
-        skipped["shannon, blocks" if slopes is None else "shannon, blocks, fisher, spectrum"] = _TOO_LARGE
-    else:
-        axes, fitted, held_out = picture_coordinates(material, rng.child("entropy"))
-        profiles = [
-            gaussian_profile(held_out),
-            mixture_profile(fitted, held_out, rng=rng.child("entropy", "mixture")),
-            neighbour_profile(held_out),
-        ]
-        estimates += error_estimates(source, profiles, rng.child("resamples"))
-        if slopes is not None and material.channel is None:
-            skipped["fisher, spectrum"] = _NO_CHANNEL
-        elif slopes is not None and material.channel is not None:
-            estimates += slope_estimates(
-                material.channel, material.train, material.unseen, axes, slopes,
-                observations=observations, rng=rng.child("slopes"),
-            )  # fmt: skip
+    estimates, left_out = _estimates(material, source, slopes, observations, rng)
+    skipped |= left_out
     statements = tuple(record_of(item) for item in (*certificates, *estimates))
     reached = [*reached_by_attacks(record), *_demonstrated(material, observations, rng.child("demonstrated"))]
     sandwich = build_sandwich(statements, reached)
@@ -221,6 +205,34 @@ def certify_run(
     )
     card.write(record.path)
     return card
+
+
+def _estimates(
+    material: Material, source: Certificate, slopes: SlopeSettings | None, observations: int, rng: Rng
+) -> tuple[list[Statement], dict[str, str]]:
+    """What rests on the entropy of pictures and on their principal axes; and what cannot be said, and why."""
+    if _is_too_large(material):
+        return [], {"shannon, blocks" if slopes is None else "shannon, blocks, fisher, spectrum": _TOO_LARGE}
+    axes, fitted, held_out = picture_coordinates(material, rng.child("entropy"))
+    profiles = [
+        gaussian_profile(held_out),
+        mixture_profile(fitted, held_out, rng=rng.child("entropy", "mixture")),
+        neighbour_profile(held_out),
+    ]
+    found: list[Statement] = [*error_estimates(source, profiles, rng.child("resamples"))]
+    if slopes is None:
+        return found, {}
+    if material.channel is None:
+        return found, {"fisher, spectrum": _NO_CHANNEL}
+    found += slope_estimates(
+        material.channel, material.train, material.unseen, axes, slopes,
+        observations=observations, rng=rng.child("slopes"),
+    )  # fmt: skip
+    return found, {}
+
+
+def _is_too_large(material: Material) -> bool:
+    return math.prod(material.test.images.shape[1:]) > _MOST_VALUES
 
 
 def _not_to_be_said(material: Material) -> dict[str, str]:
@@ -253,7 +265,7 @@ def picture_coordinates(material: Material, rng: Rng) -> tuple[PrincipalAxes, Ar
     Raises:
         SpecError: pictures of too many values.
     """
-    if math.prod(material.test.images.shape[1:]) > _MOST_VALUES:
+    if _is_too_large(material):
         raise SpecError(f"expected pictures of at most {_MOST_VALUES:,} values for their entropy, got larger ones")
     known = dither(in_memory(material.train.images, _MOST_STREAMED), rng.child("train"))
     axes = PrincipalAxes.fit(known)
