@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from splitveil.contracts import Comm, Mechanism, Stage, Task, TrainState, Weighted
+from splitveil.contracts import Comm, Stage, Task, TrainState, Weighted
 from splitveil.data.augment import augment, augment_masks
 from splitveil.data.loader import Pictures, steps
 from splitveil.errors import SpecError, TrainingError
@@ -20,6 +20,7 @@ from splitveil.rng import Rng
 from splitveil.split_model import SplitModel
 from splitveil.training.batch_norm import BatchNorms
 from splitveil.training.checkpoint import CheckpointStore, Place, gather, scatter
+from splitveil.training.decay import decayed_or_not
 from splitveil.training.features import TrainingFeatures
 from splitveil.training.objective import Losses, Objective
 from splitveil.training.observer import Observer
@@ -155,7 +156,7 @@ class Trainer:
         penalties = () if stage.settles else self.penalties
         objective = Objective(self.model, self.task, penalties, rng, network).to(self.train_set.device)
         optimizer = torch.optim.SGD(
-            self._decayed_or_not(trained),
+            decayed_or_not(self.model, trained),
             lr=self._paces[self.place.stage].lr,
             momentum=self.settings.momentum,
             weight_decay=self.settings.weight_decay,
@@ -210,19 +211,6 @@ class Trainer:
         if not trained:
             raise SpecError(f"expected parameters to train in stage '{stage.name}', got none in {stage.parts}")
         return trained
-
-    def _decayed_or_not(self, trained: list[torch.nn.Parameter]) -> list[dict[str, Any]]:
-        """The parameters in groups: those that decay, and those that mechanisms keep from it."""
-        spared = {
-            id(getattr(module, name))
-            for module in self.model.modules()
-            if isinstance(module, Mechanism)
-            for name in module.no_weight_decay
-        }
-        weights = [parameter for parameter in trained if id(parameter) not in spared]
-        others = [parameter for parameter in trained if id(parameter) in spared]
-        groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
-        return [group for group in groups if group["params"]]
 
     def _state(self, stage: Stage, step: int) -> TrainState:
         epochs = self._epochs(stage)
