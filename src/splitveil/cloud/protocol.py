@@ -270,9 +270,7 @@ def _from_json(data: Any, spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[A
     try:
         found = np.array(values, np.float64 if kind == "f" else spec.dtype)
     except OverflowError as error:
-        raise HttpError(
-            400, f"expected numbers of {spec.datatype} for '{spec.name}', got one of too many digits"
-        ) from (error)
+        raise HttpError(400, f"expected {spec.datatype} for '{spec.name}', got a number of too many digits") from error
     with np.errstate(over="ignore"):  # becomes infinity, which is judged with the values
         return found.astype(spec.dtype).reshape(shape)
 

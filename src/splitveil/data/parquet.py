@@ -98,9 +98,9 @@ def parquet_files(path: Path) -> list[Path]:
         return [path] if path.suffix.lower() == ".parquet" else []
     found = [*path.glob("*.parquet"), *path.glob("*/*.parquet")]
     shown = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-    for file in shown:
-        for item in (file, *(parent for parent in file.parents if parent != path and parent.is_relative_to(path))):
-            check_inside(item, _home(path))
+    home = _home(path)
+    for item in sorted({*shown, *(file.parent for file in shown if file.parent != path)}):
+        check_inside(item, home)
     return sorted(file for file in shown if file.is_file())
 
 
