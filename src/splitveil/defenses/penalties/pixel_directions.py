@@ -47,8 +47,9 @@ class PixelDirections(nn.Module):
         >>> a = torch.cat([x[:, 0, 0, :1], torch.randn(1000, 2)], 1)  # one number of three shows a pixel
         >>> directions = PixelDirections(3)
         >>> directions.fit(a, x, noise)
-        >>> [round(float(size), 1) for size in (directions.share[:, None] * directions.directions**2).sum(0)]
-        [0.8, 0.0, 0.0]
+        >>> shown = (directions.share[:, None] * directions.directions**2).sum(0)
+        >>> [round(float(size)) for size in shown / shown.sum()]
+        [1, 0, 0]
     """
 
     directions: Tensor
