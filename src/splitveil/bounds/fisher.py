@@ -80,12 +80,14 @@ def unbiased(fisher_traces: Tensor, dimensions: int, observations: int = 1) -> f
     """``d / (n E Tr F)``: for attackers whose error does not depend on the picture only (the diagonal of dFIL).
 
     It lies above what biased attackers, that is all that know what pictures are like, reach. Not a bound on them.
+    Infinite where the release does not change with the picture.
 
     Example:
         >>> unbiased(torch.tensor([4.0]), 2)
         0.5
     """
-    return dimensions / float(observations * fisher_traces.double().mean())
+    told = float(observations * fisher_traces.double().mean())
+    return dimensions / told if told > 0 else math.inf
 
 
 @dataclass(frozen=True, slots=True)

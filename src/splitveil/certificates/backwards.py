@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from splitveil.bounds import identification_information, utility_floor
 from splitveil.bounds.entropy import gaussian_profile
@@ -46,6 +46,8 @@ class TargetRecord(Frozen):
         noise_now: the standard deviation that the run has, a mean over dimensions.
         observations: releases of one picture that the attacker holds.
         needed: by method.
+        noise_for_training: the noise under which ``capacity`` holds for a model of the same features whose defense
+            clips them to [0, 1], as `cem` does, whatever its weights; None where no noise does.
     """
 
     run: str
@@ -56,6 +58,7 @@ class TargetRecord(Frozen):
     noise_now: float
     observations: int
     needed: tuple[NoiseRecord, ...]
+    noise_for_training: float | None
 
 
 def noise_for_target(
@@ -78,7 +81,8 @@ def noise_for_target(
         nats: the information in a release.
         identification: how often an attacker may be right who chooses ...
         among: ... one of so many.
-        psnr_db: the best that a reconstruction may be. It rests on the entropy of pictures, which is an estimate.
+        psnr_db: -10 log10 of the mean squared error, over pictures, that no reconstruction may fall below; a mean of
+            the PSNR of each may lie above it. It rests on the entropy of pictures, which is an estimate.
         observations: fresh releases of one picture that the attacker holds.
         seed: of what is drawn.
         device: see `train_run`.
@@ -99,13 +103,15 @@ def noise_for_target(
         target = f"right {identification:.3g} among {among}"
     rng = Rng(seed).child("certify")
     material = gather(record, rng.child("information"), device=device, trusted=trusted, observer=observer)
-    _, std, _ = noise_of_one_size(material.channel)
+    channel, std, _ = noise_of_one_size(material.channel)
     if psnr_db is not None:
         profile = gaussian_profile(picture_coordinates(material, rng.child("entropy"))[2])
         allowed = information_for_error(10 ** (-psnr_db / 10), profile)
-        target, rests_on = f"PSNR at most {psnr_db:g} dB", f"entropy of pictures: {profile.name}, {profile.rests_on}"
+        target = f"a mean squared error of at least {10 ** (-psnr_db / 10):.3g} (PSNR {psnr_db:g} dB)"
+        rests_on = f"entropy of pictures: {profile.name}, {profile.rests_on}"
     accuracy = material.evaluation.accuracy
     most = largest_share_limit(material.test.labels, material.classes, CONFIDENCE)
+    [unit] = noise_for_information(replace(channel, box=(0.0, 1.0), ball=None), allowed, observations=observations)
     return TargetRecord(
         run=str(record.path),
         target=target,
@@ -115,6 +121,7 @@ def noise_for_target(
         noise_now=float(std.mean()),
         observations=observations,
         needed=_needed(material, allowed, target, observations),
+        noise_for_training=unit.noise_std,
     )
 
 

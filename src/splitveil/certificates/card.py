@@ -41,6 +41,11 @@ class StatementRecord(Frozen):
         told = [text for text in self.assumptions if text.startswith(("information by", "the gallery"))]
         return self.rests_on or ", ".join(told)
 
+    @property
+    def is_of_payload(self) -> bool:
+        """Whether it holds for the bytes that are sent, and not for the release before it is encoded."""
+        return self.name == "payload" or "information by payload" in self.assumptions
+
 
 class Rung(Frozen):
     """One bound and the best that any attack did against it.
@@ -50,9 +55,9 @@ class Rung(Frozen):
         statement: name of the bound.
         quantity: of both.
         bound: value of the bound.
-        attack: who came nearest.
+        attack: who came nearest, or who beats the bound by most.
         reached: what it reached, a mean over pictures.
-        limit: the one-sided 99.9 % limit of that mean, on the bound's side.
+        limit: the one-sided limit of that mean, on the bound's side, 99.9 % for all attacks on it together.
         ratio: how far apart they are, at least 1 unless the bound is violated.
         violated: whether the limit lies on the wrong side of the bound.
         n: pictures.

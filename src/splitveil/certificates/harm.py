@@ -21,6 +21,7 @@ from splitveil.bounds import (
 )
 from splitveil.bounds.entropy import EntropyProfile
 from splitveil.certificates.information import POPULATION, tightest
+from splitveil.errors import SpecError
 from splitveil.rng import Rng
 
 __all__ = [
@@ -178,7 +179,16 @@ def certified_error(source: Certificate, entropy_nats: float, dimensions: int) -
         source: the information.
         entropy_nats: a lower bound on h(x) of dithered pictures in [0, 1].
         dimensions: d.
+
+    Raises:
+        SpecError: more than pixels of 256 levels can have, dithered: they lie in an interval 256/255 wide.
     """
+    most = dimensions * math.log(256 / 255)
+    if not entropy_nats <= most:
+        raise SpecError(
+            f"expected an entropy of at most {most:.4g} nats, that of {dimensions} independent, uniform values "
+            f"in [0, 1], got {entropy_nats:g}: give the differential entropy, in nats, of pictures scaled to [0, 1]"
+        )
     vouched = f"the entropy of dithered pictures is at least {entropy_nats:g} nats, as the user says"
     return Certificate(
         name="shannon",

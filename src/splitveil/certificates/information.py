@@ -23,7 +23,16 @@ from splitveil.mixtures import ClassMixture
 from splitveil.mixtures.covariance import Covariance
 from splitveil.rng import Rng
 
-__all__ = ["CONFIDENCE", "POPULATION", "FittedBound", "fit_bounds", "information_certificates", "tightest"]
+__all__ = [
+    "CONFIDENCE",
+    "POPULATION",
+    "REAL",
+    "FittedBound",
+    "fit_bounds",
+    "information_certificates",
+    "shared_confidence",
+    "tightest",
+]
 
 CONFIDENCE = 0.999
 """Of all upper bounds on a card that were computed from samples, together; the utility floor has its own."""
@@ -38,6 +47,9 @@ _MIXTURES: tuple[tuple[str, int | None, int, Covariance], ...] = (
 _ITERATIONS = 50
 _WIDEST, _RANK = 16_384, 64  # dimensions that a full covariance is fitted in; directions of one that is not
 _FRESH = "noise is drawn anew, independently, for every release"
+REAL = "noise is of real numbers: the lowest bits of floating point ones, and their farthest tails, tell nothing more"
+"""Of every certificate that rests on noise; docs/certificates.md says how far it can be from true."""
+
 _POPULATION = "pictures are drawn from the population of the held-out ones, independently of those that were fitted to"
 
 
@@ -94,6 +106,11 @@ def fit_bounds(features: Features, classes: int, rng: Rng) -> list[FittedBound]:
     return found
 
 
+def shared_confidence(bounds: int, confidence: float = CONFIDENCE) -> float:
+    """Of each of so many fitted bounds, for all to hold at once, so that the smallest may be chosen."""
+    return 1 - (1 - confidence) / max(1, bounds)
+
+
 def information_certificates(
     channel: Channel | None,
     payload_bytes: int,
@@ -126,13 +143,13 @@ def information_certificates(
     if channel.ball is not None:
         clipped = f"features are clipped to an l2 norm of {channel.ball:g} before the noise"
         capacity = min(capacity, capacity_ball(len(channel.std), channel.ball, float(channel.std.min()), observations))
-    found.append(_certificate("capacity", capacity, (clipped, _FRESH), observations))
+    found.append(_certificate("capacity", capacity, (clipped, _FRESH, REAL), observations))
     if held_out is None or not bounds:
         return found
-    shared = 1 - (1 - confidence) / len(bounds)  # all hold at once, so that the smallest may be chosen
+    shared = shared_confidence(len(bounds), confidence)
     for bound in bounds:
         held = bound.upper(held_out, channel.std.square() / observations, channel.width, shared)
-        told = _certificate(bound.name, held.upper_nats, (clipped, _FRESH, _POPULATION), observations)
+        told = _certificate(bound.name, held.upper_nats, (clipped, _FRESH, REAL, _POPULATION), observations)
         found.append(replace(told, confidence=confidence, n=held.n))
     return found
 

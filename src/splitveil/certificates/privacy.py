@@ -8,6 +8,7 @@ from itertools import pairwise
 from splitveil.bounds import Certificate
 from splitveil.bounds.privacy import gaussian_epsilon, laplace_epsilon, zero_concentrated_rho
 from splitveil.certificates.channel import Channel
+from splitveil.certificates.information import REAL
 from splitveil.defenses.mechanisms.chain import Chain
 from splitveil.defenses.mechanisms.clip import Clip
 from splitveil.defenses.mechanisms.clip_ball import ClipBall
@@ -49,7 +50,7 @@ def privacy_certificates(model: SplitModel, channel: Channel | None, observation
             relation="<=",
             value=value,
             unit="",
-            assumptions=(_PAIR, _FRESH),
+            assumptions=(_PAIR, _FRESH, REAL),
             reference=reference,
             observations=observations,
         )

@@ -289,6 +289,6 @@ def _demonstrated(material: Material, observations: int, rng: Rng) -> list[Reach
     nats, found = demonstrated_information(centre, spread, centre + spread.sqrt() * noise)
     told = "whoever knows the channel, among the test pictures"
     return [
-        Reached(told, "information", nats.cpu().numpy().astype(np.float64), observations),
-        Reached(told, f"right among {len(centre)}", found.cpu().numpy().astype(np.float64), observations),
+        Reached(told, "information", nats.cpu().numpy().astype(np.float64), observations, before_codec=True),
+        Reached(told, f"right among {len(centre)}", found.cpu().numpy().astype(float), observations, before_codec=True),
     ]

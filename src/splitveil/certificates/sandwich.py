@@ -9,14 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
+from scipy.special import stdtrit
 
 from splitveil.certificates.card import Rung, StatementRecord
+from splitveil.certificates.harm import accuracy_limit
 from splitveil.records import RunRecord
 from splitveil.threats import ThreatModel
 
 __all__ = ["Reached", "build_sandwich", "reached_by_attacks"]
 
-_ONE_SIDED = 3.0902  # standard normal quantile of 99.9 %
+_TAIL = 0.001  # by which an attack that a bound holds for seems to beat it, all attacks on it together
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +30,34 @@ class Reached:
         quantity: as in a statement.
         values: ``(n,)``.
         observations: releases of one picture that it saw.
+        before_codec: whether it saw what the mechanism gives out, which may tell more than the bytes that are sent.
     """
 
     attack: str
     quantity: str
     values: NDArray[np.float64]
     observations: int = 1
+    before_codec: bool = False
 
     @property
     def mean(self) -> float:
         """Over pictures."""
         return float(self.values.mean())
 
-    def limit(self, side: float) -> float:
-        """One-sided 99.9 % limit of the mean: the upper one for side 1, the lower one for side -1."""
-        error = float(self.values.std(ddof=1)) / math.sqrt(len(self.values)) if len(self.values) > 1 else math.inf
-        return self.mean + side * _ONE_SIDED * error
+    def limit(self, side: float, tail: float = _TAIL) -> float:
+        """One-sided limit of the mean, of at least two pictures: the upper one for side 1, the lower one for side -1.
+
+        Where pictures are either right or wrong, the lower limit is Clopper and Pearson's; else limits are Student's.
+
+        Args:
+            side: 1 or -1.
+            tail: probability that the mean lies beyond it.
+        """
+        n = len(self.values)
+        if side < 0 and np.isin(self.values, (0.0, 1.0)).all():
+            return accuracy_limit(round(float(self.values.sum())), n, 1 - tail)
+        error = float(self.values.std(ddof=1)) / math.sqrt(n)
+        return self.mean + side * float(stdtrit(n - 1, 1 - tail)) * error
 
 
 def reached_by_attacks(record: RunRecord) -> list[Reached]:
@@ -65,15 +79,19 @@ def reached_by_attacks(record: RunRecord) -> list[Reached]:
 def build_sandwich(statements: Sequence[StatementRecord], reached: Sequence[Reached]) -> tuple[Rung, ...]:
     """Each statement beside the attack that came nearest to it, among those that saw no more than it allows.
 
-    A certificate is violated where the one-sided 99.9 % limit of an attack's mean lies beyond it: then one of its
-    assumptions does not hold. An estimate that is beaten so is void.
+    A certificate is violated where the one-sided limit of an attack's mean lies beyond it, at a level of 99.9 % for all
+    attacks on it together: then one of its assumptions does not hold. An estimate that is beaten so is void. An attack
+    on a single picture decides nothing.
     """
     rungs: list[Rung] = []
     for statement in statements:
         able = [
             item
             for item in reached
-            if item.quantity == statement.quantity and item.observations <= statement.observations
+            if item.quantity == statement.quantity
+            and item.observations <= statement.observations
+            and len(item.values) > 1
+            and not (item.before_codec and statement.is_of_payload)
         ]
         if not able or (statement.quantity == "information" and statement.relation == ">="):
             continue
@@ -83,9 +101,11 @@ def build_sandwich(statements: Sequence[StatementRecord], reached: Sequence[Reac
 
 def _rung(statement: StatementRecord, able: Sequence[Reached]) -> Rung:
     least = statement.relation == ">="  # attacks come from above
-    best = min(able, key=lambda item: item.mean) if least else max(able, key=lambda item: item.mean)
-    limit = best.limit(1.0 if least else -1.0)
-    violated = limit < statement.secure if least else limit > statement.value
+    side, tail = (1.0 if least else -1.0), _TAIL / len(able)
+    nearest = min(able, key=lambda item: side * item.mean)
+    surest = min(able, key=lambda item: side * item.limit(side, tail))
+    violated = surest.limit(side, tail) < statement.secure if least else surest.limit(side, tail) > statement.value
+    best = surest if violated else nearest
     lower, upper = (statement.value, best.mean) if least else (best.mean, statement.value)
     return Rung(
         kind=statement.kind,
@@ -94,7 +114,7 @@ def _rung(statement: StatementRecord, able: Sequence[Reached]) -> Rung:
         bound=statement.value,
         attack=best.attack,
         reached=best.mean,
-        limit=limit,
+        limit=best.limit(side, tail),
         ratio=upper / lower if lower > 0 else None,
         violated=violated,
         n=len(best.values),

@@ -168,7 +168,7 @@ def slope_estimates(
         low=_without(d / (total + spread), settings),
         high=_without(d / max(total - spread, 1e-30), settings),
     )
-    return [
+    found = [
         plain,
         replace(
             plain,
@@ -179,17 +179,20 @@ def slope_estimates(
             low=_without(bound.value - error, settings),
             high=_without(bound.value + error, settings),
         ),
-        replace(
-            plain,
-            name="unbiased",
-            quantity="mse of unbiased attackers only",
-            value=free,
-            reference="Cramér-Rao; Hannun et al. 2021 (dFIL)",
-            rests_on="slopes at held-out pictures",
-            low=free,
-            high=free,
-        ),
     ]
+    if math.isinf(free):  # a release that does not change with the picture bounds no unbiased attacker: there is none
+        return found
+    dfil = replace(
+        plain,
+        name="unbiased",
+        quantity="mse of unbiased attackers only",
+        value=free,
+        reference="Cramér-Rao; Hannun et al. 2021 (dFIL)",
+        rests_on="slopes at held-out pictures",
+        low=free,
+        high=free,
+    )
+    return [*found, dfil]
 
 
 def _jumps(channel: Channel, y: Tensor, directions: Tensor) -> float:

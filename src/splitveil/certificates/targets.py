@@ -14,7 +14,7 @@ from torch import Tensor
 from splitveil.bounds import blocks, undithered
 from splitveil.bounds.entropy import EntropyProfile
 from splitveil.certificates.channel import Channel, Features
-from splitveil.certificates.information import POPULATION, FittedBound, information_certificates
+from splitveil.certificates.information import POPULATION, FittedBound, information_certificates, shared_confidence
 from splitveil.errors import SpecError
 
 __all__ = ["Needed", "information_for_error", "noise_for_information", "noise_of_one_size"]
@@ -109,7 +109,9 @@ def noise_for_information(
     def bound(name: str, noise_std: float) -> float:
         noisy = replace(plain, std=torch.full_like(std, noise_std))
         wanted = [item for item in bounds if item.name == name]
-        found = information_certificates(noisy, 1, wanted, held_out, observations=observations)
+        found = information_certificates(
+            noisy, 1, wanted, held_out, observations=observations, confidence=shared_confidence(len(bounds))
+        )
         return next(item.value for item in found if item.name == name)
 
     names = ("capacity", *(item.name for item in bounds if held_out is not None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +34,10 @@ def certify(
         float | None, typer.Option(help="The noise under which an attacker is right at most so often; with --among.")
     ] = None,
     target_psnr: Annotated[
-        float | None, typer.Option(help="The noise under which no reconstruction is better, in dB; an estimate.")
+        float | None,
+        typer.Option(
+            help="The noise under which no mean squared error is less than that of this PSNR, dB; an estimate."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
     model: Annotated[str | None, typer.Option(help="A factory outside splitveil that you trust.")] = None,
@@ -150,6 +154,12 @@ def _show_target(found: TargetRecord) -> None:
     typer.echo(f"  now: noise_std {found.noise_now:.4g}{needs}")
     if found.utility_floor_nats is not None and found.information_nats < found.utility_floor_nats:
         typer.echo("  the target lies below what the accuracy needs: no defense keeps both")
-    held = next((item for item in found.needed if item.keeps and item.noise_std is not None), None)
-    if held is not None:
-        typer.echo(f"  to train under it:  splitveil train --defense cem -p noise_std={held.noise_std:.4g} …")
+    if found.noise_for_training is not None:
+        noise = _rounded_up(found.noise_for_training)
+        typer.echo(f"  to train under it:  splitveil train --defense cem -p noise_std={noise} …")
+
+
+def _rounded_up(noise_std: float) -> str:
+    """To four digits, so that a noise that is just enough stays enough."""
+    unit = 10.0 ** (math.floor(math.log10(noise_std)) - 3)
+    return f"{math.ceil(noise_std / unit) * unit:.4g}"

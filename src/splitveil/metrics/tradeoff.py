@@ -16,6 +16,7 @@ from splitveil.metrics.curves import Delta, TradeOff, check_overlap, delta, pare
 __all__ = ["Delta", "DeltaSummary", "Points", "TradeOff", "delta", "paired_delta", "pareto"]
 
 _CHUNK_DRAWS = 2**22
+_LEAST_SHARE = 0.5  # of the draws, for an interval of the gap at equal error
 _MANY = 1e6  # degrees of freedom that are as good as infinite
 
 Floats = NDArray[np.float64]
@@ -106,7 +107,8 @@ class DeltaSummary:
     Attributes:
         delta: the gap, or None where the curves do not overlap.
         mse_db: lower and upper limit of its `mse_db`; None where there is no gap to speak of.
-        accuracy_points: limits of its `accuracy_points`, likewise.
+        accuracy_points: limits of its `accuracy_points`, likewise; None too where fewer than half of the draws have
+            one.
         level: coverage of each interval on its own.
         resamples: draws of the bootstrap.
         overlapping_share: of the draws, those in which the curves overlapped; the interval speaks of these alone.
@@ -187,8 +189,8 @@ def paired_delta(
     if seeds > 1:
         left_out = list(_deltas(reference, other, 1 - np.eye(seeds), np.ones((seeds, n)), least_overlap))
     mse_db, accuracy_points = (
-        _limits(_field(gap, name), [_field(d, name) for d in drawn], [_field(d, name) for d in left_out], level)
-        for name in ("mse_db", "accuracy_points")
+        _limits(_field(gap, name), [_field(d, name) for d in drawn], [_field(d, name) for d in left_out], level, share)
+        for name, share in (("mse_db", 0.0), ("accuracy_points", _LEAST_SHARE))
     )
     return DeltaSummary(
         delta=gap,
@@ -235,11 +237,17 @@ def _field(found: Delta | None, name: str) -> float:
     return np.nan if value is None else float(value)
 
 
-def _limits(gap: float, drawn: list[float], left_out: list[float], level: float) -> tuple[float, float] | None:
-    """The widened percentiles, or None where the gap or its spread is not known."""
+def _limits(
+    gap: float, drawn: list[float], left_out: list[float], level: float, least_share: float
+) -> tuple[float, float] | None:
+    """The widened percentiles, or None where the gap or its spread is not known.
+
+    The gap at equal accuracy tells how many draws knew it, `DeltaSummary.overlapping_share`; that at equal error does
+    not, so it takes half of them all.
+    """
     values = np.array(drawn)
     values = values[~np.isnan(values)]
-    if np.isnan(gap) or len(values) < 2:
+    if np.isnan(gap) or len(values) < max(2, least_share * len(drawn)):
         return None
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     widened = _widening(float(values.var(ddof=1)), np.array(left_out), level)

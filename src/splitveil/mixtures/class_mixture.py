@@ -16,6 +16,7 @@ from splitveil.mixtures.covariance import (
     full_root,
     low_rank_factors,
     low_rank_root,
+    revived,
 )
 from splitveil.mixtures.kmeans import CHUNK_VALUES, assign, fit_centroids, nearest_centroid, squared_norms
 from splitveil.mixtures.tiles import Tiles
@@ -147,11 +148,8 @@ class ClassMixture(nn.Module):
         if self.covariance == "full":
             self.covariances = full_covariances(z, centroids, tiles, count, room)
             return
-        start = self.factors
-        if not bool(self.fitted):
-            generator = rng.child("directions").generator()
-            start = torch.randn(self.factors.shape, generator=generator).to(z)
-        self.factors = low_rank_factors(z, centroids, tiles, count, room, start)
+        fresh = torch.randn(self.factors.shape, generator=rng.child("directions").generator()).to(z)
+        self.factors = low_rank_factors(z, centroids, tiles, count, room, revived(self.factors, fresh))
 
     def reweigh(self, share: Tensor) -> None:
         """Give each class this share of the weight, ``(k,)``, which its clusters divide as they do now."""

@@ -27,6 +27,7 @@ __all__ = [
     "full_root",
     "low_rank_factors",
     "low_rank_root",
+    "revived",
 ]
 
 Covariance = Literal["isotropic", "diagonal", "low_rank", "full"]
@@ -97,12 +98,43 @@ def low_rank_factors(z: Tensor, centroids: Tensor, tiles: Tiles, count: Tensor, 
     return _times_inverse_root(image, torch.bmm(basis.transpose(1, 2), image))
 
 
+def revived(factors: Tensor, fresh: Tensor) -> Tensor:
+    """Factors to begin with, of which those that are zero point anywhere: iteration never turns zero into a direction.
+
+    Args:
+        factors: ``(K, q, r)`` of the last fit; zero before the first, and where a component had too few samples.
+        fresh: ``(K, q, r)``, random.
+    """
+    sizes = factors.norm(dim=1, keepdim=True)
+    size = sizes.amax(2, keepdim=True)  # of like size, so that none counts as rounding beside another
+    size = torch.where(size > 0, size / fresh.norm(dim=1, keepdim=True), torch.ones_like(size))
+    return torch.where(sizes > 0, factors, fresh * size)
+
+
 def _times_inverse_root(columns: Tensor, gram: Tensor) -> Tensor:
     """``columns gram^(-1/2)`` for ``(K, q, r)`` and ``(K, r, r)``; directions without weight become zero."""
     values, vectors = torch.linalg.eigh(0.5 * (gram + gram.transpose(1, 2)))
     least = values.amax(1, keepdim=True).clamp(min=0) * torch.finfo(columns.dtype).eps * columns.shape[1]
     scale = torch.where(values > least, values.clamp(min=1e-38).rsqrt(), torch.zeros_like(values))
     return torch.bmm(columns, vectors * scale.unsqueeze(1))
+
+
+def _cholesky(total: Tensor) -> Tensor:
+    """Of symmetric matrices ``(K, q, q)``; of V + j I, j the least that rounding asks for, where they are not positive.
+
+    A Gaussian that is a little wider than the fitted one gives a bound too.
+    """
+    lower: Tensor
+    lower, failed = torch.linalg.cholesky_ex(total)
+    if not bool(failed.any()):
+        return lower
+    wide = total.double()
+    eye = torch.eye(total.shape[1], dtype=wide.dtype, device=wide.device)
+    more = torch.finfo(total.dtype).eps * wide.diagonal(dim1=1, dim2=2).amax(1).clamp(min=torch.finfo(total.dtype).tiny)
+    while bool(failed.any()):
+        lower, failed = torch.linalg.cholesky_ex(wide + more.view(-1, 1, 1) * eye)
+        more = 4 * more
+    return lower.to(total.dtype)
 
 
 def low_rank_root(diagonal: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +150,7 @@ def low_rank_root(diagonal: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
     scaled = factors / diagonal.unsqueeze(2)
     inner = torch.bmm(factors.transpose(1, 2), scaled)
     inner = inner + torch.eye(factors.shape[2], dtype=inner.dtype, device=inner.device)
-    lower = torch.linalg.cholesky(inner)
+    lower = _cholesky(inner)
     root = torch.linalg.solve_triangular(lower, scaled.transpose(1, 2), upper=False).transpose(1, 2)
     log_det = diagonal.log().sum(1) + 2 * lower.diagonal(dim1=1, dim2=2).log().sum(1)
     return root.contiguous(), log_det
@@ -126,7 +158,7 @@ def low_rank_root(diagonal: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
 
 def full_root(total: Tensor) -> tuple[Tensor, Tensor]:
     """P and ``ln det V`` of V ``(K, q, q)``, positive definite, with ``V^-1 = P^T P``."""
-    lower = torch.linalg.cholesky(total)
+    lower = _cholesky(total)
     eye = torch.eye(total.shape[1], dtype=total.dtype, device=total.device).expand_as(total)
     root = torch.linalg.solve_triangular(lower, eye, upper=False)
     return root, 2 * lower.diagonal(dim1=1, dim2=2).log().sum(1)

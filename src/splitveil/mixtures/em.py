@@ -53,9 +53,11 @@ def refine(
         centroids, variances and (real) counts after them.
     """
     isotropic = variances.shape[2] == 1
-    floor = max(VARIANCE_FLOOR * float((variances.mean(2) * count).sum() / count.sum()), torch.finfo(z.dtype).tiny)
+    origin, finfo = centroids.mean(1), torch.finfo(z.dtype)
+    within, between = variances.mean(2), (centroids - origin.unsqueeze(1)).square().mean(2)
+    scale = VARIANCE_FLOOR * within + finfo.eps * between  # below it a density of points would not be finite
+    floor = max(float((scale * count).sum() / count.sum()), finfo.tiny)
     centroids, variances, count = centroids.clone(), variances.clamp(min=floor), count.clone()
-    origin = centroids.mean(1)
     room = CHUNK_VALUES // (tiles.rows.shape[1] * z.shape[1])
     for _ in range(iterations):
         moved = centroids - origin.unsqueeze(1)

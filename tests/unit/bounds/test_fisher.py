@@ -175,3 +175,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
         spectrum(torch.zeros(4, 2, 3), torch.zeros(4, 3), 3)
     with pytest.raises(SpecError, match="d >= k"):
         spectrum(torch.zeros(4, 2, 3), torch.zeros(4, 2), 1)
+
+
+def test_a_release_that_does_not_change_with_the_picture_bounds_no_unbiased_attacker() -> None:
+    assert unbiased(torch.zeros(4), 3) == float("inf")

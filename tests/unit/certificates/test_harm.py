@@ -19,6 +19,7 @@ from splitveil.certificates.harm import (
     largest_share_limit,
     utility_certificate,
 )
+from splitveil.errors import SpecError
 from splitveil.rng import Rng
 
 
@@ -98,3 +99,11 @@ def test_an_entropy_that_the_user_vouches_for_makes_a_certificate_and_is_named()
     assert isinstance(found, Certificate)
     assert found.value == pytest.approx(undithered(0.04 * math.exp(-1.0)))
     assert any("as the user says" in text for text in found.assumptions)
+
+
+def test_no_pictures_have_more_entropy_than_uniform_pixels() -> None:
+    most = 6 * math.log(256 / 255)
+    assert certified_error(SOURCES[2], 0.999 * most, 6).value < 0.26
+    for entropy in (1.001 * most, math.nan, 3000.0):
+        with pytest.raises(SpecError, match="scaled to"):
+            certified_error(SOURCES[2], entropy, 6)

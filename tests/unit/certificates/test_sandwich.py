@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from splitveil.bounds import Certificate, Estimate
 from splitveil.certificates.card import StatementRecord
@@ -31,7 +32,7 @@ def test_an_attack_above_its_bound_leaves_it_standing() -> None:
     [rung] = build_sandwich([certificate(0.02)], [errors(0.05)])
     assert not rung.violated
     assert rung.ratio == pytest.approx(2.5)
-    assert rung.limit == pytest.approx(0.05 + 3.0902 * 0.01 / np.sqrt(999), rel=1e-4)
+    assert rung.limit == pytest.approx(0.05 + stats.t.ppf(0.999, 999) * 0.01 / np.sqrt(999))
 
 
 def test_a_mean_just_below_a_tight_bound_is_no_violation_but_a_limit_below_it_is() -> None:
@@ -65,3 +66,40 @@ def test_upper_bounds_are_held_against_what_was_demonstrated() -> None:
 def test_bounds_that_nothing_was_tried_against_are_not_in_it() -> None:
     floor = certificate(0.5, ">=", "information")
     assert build_sandwich([floor, certificate(0.1)], [Reached("x", "information", np.ones(5))]) == ()
+
+
+def test_a_few_pictures_with_a_lower_mean_do_not_hide_the_attack_that_beats_a_bound() -> None:
+    few = Reached("few", "mse", np.array([0.002, 0.002, 0.03, 0.003]))
+    [rung] = build_sandwich([certificate(0.02)], [errors(0.0099, 0.002), few])
+    assert few.mean < 0.0099
+    assert rung.violated
+    assert rung.attack == "decoder"
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_few_errors_seldom_seem_to_beat_a_bound_that_holds(n: int) -> None:
+    drawn = 0.05 + 0.01 * np.random.default_rng(n).normal(size=(20_000, n))
+    beaten = sum(Reached("decoder", "mse", row).limit(1.0) < 0.05 for row in drawn)
+    assert stats.binomtest(beaten, 20_000, 0.001).pvalue > 1e-4
+
+
+def test_right_answers_alone_do_not_beat_a_bound_just_below_one() -> None:
+    always = Reached("decoder", "right among 10", np.ones(50))
+    assert not build_sandwich([certificate(0.98, "<=", "right among 10")], [always])[0].violated
+    assert build_sandwich([certificate(0.8, "<=", "right among 10")], [always])[0].violated
+
+
+def test_one_picture_decides_nothing() -> None:
+    assert (
+        build_sandwich([certificate(0.02)], [errors(0.001, 0.0001), Reached("x", "mse", np.array([0.0]))])[0].n == 1000
+    )
+    assert build_sandwich([certificate(0.02)], [Reached("x", "mse", np.array([0.0]))]) == ()
+
+
+def test_who_reads_releases_before_they_are_encoded_says_nothing_of_the_bytes() -> None:
+    shown = Reached("channel", "information", np.linspace(7.7, 7.9, 100), before_codec=True)
+    payload = certificate(5.0, "<=", "information").model_copy(update={"name": "payload"})
+    derived = certificate(0.5, "<=", "information").model_copy(update={"assumptions": ("information by payload",)})
+    assert build_sandwich([payload, derived], [shown]) == ()
+    [rung] = build_sandwich([certificate(5.0, "<=", "information"), payload], [shown])
+    assert rung.violated

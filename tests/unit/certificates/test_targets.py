@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -90,3 +92,12 @@ def test_the_noise_does_not_depend_on_what_the_mixture_was_used_for_before() -> 
     first = noise_for_information(CHANNEL, 1.0, bounds, held)
     information_certificates(CHANNEL, 16, bounds, held, observations=7)
     assert noise_for_information(CHANNEL, 1.0, bounds, held) == first
+
+
+def test_the_card_at_the_noise_that_is_named_says_no_more_than_the_target() -> None:
+    bounds, held = fit_bounds(features(400, 0), 2, Rng(0)), features(2000, 1)
+    for item in noise_for_information(CHANNEL, 3.0, bounds, held):
+        assert item.noise_std is not None
+        noisy = replace(CHANNEL, std=torch.full((Q,), item.noise_std, dtype=torch.float64))
+        card = {found.name: found.value for found in information_certificates(noisy, 16, bounds, held)}
+        assert card[item.method] <= 3.0

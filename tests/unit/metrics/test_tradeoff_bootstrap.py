@@ -200,3 +200,19 @@ REFUSED: dict[str, Callable[[], Any]] = {
 def test_what_cannot_be_meant_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"expected .*, got .*: "):
         REFUSED[name]()
+
+
+def test_a_gap_at_equal_error_that_few_draws_know_has_no_interval() -> None:
+    """Errors of the two touch at one end: about half of the draws have any error in common."""
+    rng = np.random.default_rng(0)
+    correct = (rng.random(300) < np.array([0.5, 0.7])[:, None, None]).astype(np.float64)
+    noise = rng.gamma(4, 0.25, size=(2, 2, 1, 300))
+    reference, other = np.array([0.02, 0.01]), np.array([0.05, 0.0205])
+    found = paired_delta(
+        Points(correct, reference[:, None, None] * noise[0]),
+        Points(correct, other[:, None, None] * noise[1]),
+        resamples=200,
+        rng=rng,
+    )
+    assert found.mse_db is not None
+    assert found.accuracy_points is None

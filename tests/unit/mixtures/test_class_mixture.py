@@ -386,3 +386,44 @@ def test_noise_without_variance_is_refused(noise: float) -> None:
     mixture = fitted(z, y, 2, 1, "diagonal")
     with pytest.raises(SpecError, match="unbounded"):
         mixture.condition(torch.tensor(noise))
+
+
+def linear_features(n: int, q: int, pixels: int) -> Tensor:
+    """Of few numbers, far larger than any noise below."""
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(rng.normal(size=(n, pixels)) @ rng.normal(size=(pixels, q))).float()
+
+
+@pytest.mark.parametrize("covariance", ["full", "low_rank"])
+def test_noise_below_the_rounding_of_a_covariance_still_gives_a_bound(covariance: Covariance) -> None:
+    z, y = linear_features(2000, 128, 16), torch.zeros(2000, dtype=torch.int64)
+    for std in (1e-2, 1e-3, 1e-4):
+        noise, exact = torch.tensor(std**2), np.cov(z.double().numpy().T, bias=True)
+        mixture = ClassMixture(1, 1, 128, covariance, rank=16)
+        mixture.fit(z, y, Rng(0))
+        mixture.condition(noise)
+        bound = float(information_bound(z, noise, y, mixture).mean())
+        values = np.linalg.eigvalsh(exact).clip(0)
+        assert bound >= 0.5 * np.log1p(values / std**2).sum() - 1e-2 * bound
+
+
+def test_directions_that_a_poor_fit_lost_come_back() -> None:
+    rng = np.random.default_rng(1)
+    z = torch.from_numpy(rng.normal(size=(400, 2)) @ rng.normal(size=(2, 12))).float()
+    y, noise = torch.zeros(400, dtype=torch.int64), torch.tensor(0.01)
+    bounds = []
+    for first in (None, torch.zeros(50, 12), z[:2]):
+        mixture = ClassMixture(1, 1, 12, "low_rank", rank=4)
+        for part in (first, z):
+            if part is not None:
+                mixture.fit(part, y[: len(part)], Rng(0))
+        mixture.condition(noise)
+        bounds.append(float(information_bound(z, noise, y, mixture).mean()))
+    assert bounds[1:] == pytest.approx([bounds[0]] * 2, rel=0.01)
+
+
+def test_em_on_points_keeps_their_weights() -> None:
+    z = torch.cat([torch.zeros(20, 3), torch.full((20, 3), 8.0)])
+    mixture = ClassMixture(1, 2, 3, "diagonal")
+    mixture.fit(z, torch.zeros(40, dtype=torch.int64), Rng(0), em_iterations=5)
+    assert mixture.weights.flatten().tolist() == pytest.approx([0.5, 0.5])
