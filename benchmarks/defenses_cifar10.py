@@ -132,6 +132,7 @@ def measure(record: RunRecord, undefended: RunRecord, recipe: str) -> dict[str, 
         "payload_bytes": evaluation.payload_bytes,
         "train_s": evaluation.elapsed_s,
         "environment": describe_environment(pick_device(None)),
+        "data_digest": record.spec.data.digest,
         "correct": pack(load_file(record.path / PREDICTIONS)["accuracy"], 1),
         "error": pack(load_file(record.path / worst.samples)["mse"]),
     }
@@ -160,19 +161,11 @@ def run_row(row: str, data: str, recipe: str, seed: int, out: Path, sides: Seque
     """Compute what is missing of these sides of a row, and write each once it is there; returns the row's file.
 
     Raises:
-        SpecError: the file holds a row of another seed, scale or suite.
+        SpecError: the file holds a row of another seed, scale or suite, or a side of other pictures.
     """
     file, settings = FOLDER / f"{row}@{recipe}.json", settings_of(row, recipe, seed)
-    held = json.loads(file.read_text()) if file.is_file() else {}
-    changed = [name for name in ("row", "recipe", "seed", "suite") if held and held.get(name) != settings[name]]
-    if changed:
-        raise SpecError(f"expected the row of these settings in '{file}', got other {', '.join(changed)}: remove it")
-    found = {
-        kind: held[kind]
-        for kind in BOTH
-        if kind in held and held["defenses"][kind] == settings["defenses"][kind] and _is_learned(held[kind])
-    }
-    missing = [kind for kind in sides if kind not in found]
+    found = _held_sides(file, settings)
+    missing = [kind for kind in sides if kind not in found or not _is_learned(found[kind])]
     if not missing:
         return file
     undefended = trained(load_defense("none", {}), data, recipe, seed, out / "none")
@@ -180,10 +173,30 @@ def run_row(row: str, data: str, recipe: str, seed: int, out: Path, sides: Seque
     for kind in missing:
         name = f"{row}-{kind}-{weight_of(row):g}" if kind == "with" else f"{row}-{kind}"
         record = trained(defense_of(row, kind, recipe), data, recipe, seed, out / name)
-        found[kind] = measure(record, undefended, recipe)
+        measured = measure(record, undefended, recipe)
+        found = _held_sides(file, settings) | {kind: measured}  # another process may have written the other side
+        _check_pictures(f"'{file}'", [found])
         there = {side: found[side] for side in BOTH if side in found}
         write_text(file, json.dumps(settings | there, indent=1, allow_nan=False) + "\n")
     return file
+
+
+def _held_sides(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The sides in a row's file whose defense is today's."""
+    held = json.loads(file.read_text()) if file.is_file() else {}
+    changed = [name for name in ("row", "recipe", "seed", "suite") if held and held.get(name) != settings[name]]
+    if changed:
+        raise SpecError(f"expected the row of these settings in '{file}', got other {', '.join(changed)}: remove it")
+    return {kind: held[kind] for kind in BOTH if kind in held and held["defenses"][kind] == settings["defenses"][kind]}
+
+
+def _check_pictures(where: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Refuse sides of other pictures, of those that say which: gains pair them picture by picture."""
+    digests = {row[kind].get("data_digest") for row in rows for kind in BOTH if kind in row} - {None}
+    if len(digests) > 1:
+        raise SpecError(
+            f"expected sides of the same pictures in {where}, got {len(digests)} digests: remove those of others"
+        )
 
 
 def points(rows: list[dict[str, Any]], kind: str) -> Points:
@@ -269,6 +282,7 @@ def stored_rows(recipe: str) -> list[dict[str, Any]]:
         raise SpecError(
             f"expected rows of today's settings, got others of {', '.join(other)}: run them with --row first"
         )
+    _check_pictures(f"'{FOLDER}'", rows)
     return rows
 
 

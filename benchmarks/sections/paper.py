@@ -16,6 +16,7 @@ def paper(found: Mapping[str, Any]) -> str:
     def error(value: float | None) -> str:
         return "" if value is None else f"{value:.4f}"
 
+    invalid = set(found["summary"]["invalid_rows"])
     rows = [
         (
             row["row"],
@@ -30,7 +31,7 @@ def paper(found: Mapping[str, Any]) -> str:
             f"{100 * row['accuracy']:.1f} %",
             error(row["train_mse"]),
             error(row["infer_mse"]),
-            error(row["honest_mse"]),
+            "INVALID" if f"{row['row']}@{row['scale']}" in invalid else error(row["honest_mse"]),
             f"{100 * row['printed_accuracy']:.1f} %",
             error(row["printed_train_mse"]),
             error(row["printed_infer_mse"]),
@@ -67,6 +68,10 @@ def paper(found: Mapping[str, Any]) -> str:
             ]
             if gains:
                 said.append(f"Ours over {over}: {'; '.join(gains)}.")
+    if invalid:
+        said.append(
+            f"Invalid, as an attacker did no better than controls, and left out of gains: {', '.join(sorted(invalid))}."
+        )
     return (
         "`*` is the paper's protocol, **not honest**: its attacker learns from the training pictures (train) or from "
         "nine tenths of the test pictures (infer). *Honest* is the worst of a decoder and the closed form, at full "

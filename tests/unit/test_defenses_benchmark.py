@@ -178,3 +178,49 @@ def test_an_attacker_that_still_learns_is_given_more_time(monkeypatch: pytest.Mo
     assert not defenses_cifar10._is_learned({"failed_controls": ["converged"], "effort": 2})
     assert defenses_cifar10._is_learned({"failed_controls": ["converged"], "effort": 4})
     assert defenses_cifar10._is_learned({"failed_controls": []})
+
+
+def test_a_side_that_another_process_wrote_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import defenses_cifar10 as table
+
+    def measure(record: str, *_: Any) -> dict[str, Any]:
+        if "with-" in record:  # an hour, in which the other side is written
+            table.run_row("bottleneck@0.4", "nowhere", "quick", 0, tmp_path, ["without"])
+        return {"failed_controls": [], "record": record}
+
+    monkeypatch.setattr(table, "FOLDER", tmp_path)
+    monkeypatch.setattr(table, "trained", lambda *arguments: arguments[-1].name)
+    monkeypatch.setattr(table, "measure", measure)
+    file = table.run_row("bottleneck@0.4", "nowhere", "quick", 0, tmp_path, ["with"])
+    assert table._state_of(file) == "done"
+
+
+def test_a_side_that_still_learned_stays_until_it_is_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import defenses_cifar10 as table
+
+    monkeypatch.setattr(table, "FOLDER", tmp_path)
+    monkeypatch.setattr(table, "trained", lambda *arguments: arguments[-1].name)
+    monkeypatch.setattr(table, "measure", lambda *_: {"failed_controls": ["converged"], "effort": 2})
+    table.run_row("bottleneck@0.4", "nowhere", "quick", 0, tmp_path, ["without"])
+    monkeypatch.setattr(table, "measure", lambda *_: {"failed_controls": []})
+    file = table.run_row("bottleneck@0.4", "nowhere", "quick", 0, tmp_path, ["with"])
+    assert json.loads(file.read_text())["without"]["effort"] == 2
+    table.run_row("bottleneck@0.4", "nowhere", "quick", 0, tmp_path)
+    assert json.loads(file.read_text())["without"] == {"failed_controls": []}
+
+
+def test_sides_of_other_pictures_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import defenses_cifar10 as table
+
+    monkeypatch.setattr(table, "FOLDER", tmp_path)
+    monkeypatch.setattr(table, "trained", lambda _, data, *__: data)
+    monkeypatch.setattr(table, "measure", lambda record, *_: {"failed_controls": [], "data_digest": record})
+    table.run_row("bottleneck@0.4", "A", "quick", 0, tmp_path, ["without"])
+    with pytest.raises(SpecError, match="sides of the same pictures"):
+        table.run_row("bottleneck@0.4", "B", "quick", 0, tmp_path, ["with"])
+    table.run_row("bottleneck@0.4", "A", "quick", 0, tmp_path, ["with"])
+    table.run_row("bottleneck@0.1", "B", "quick", 0, tmp_path)
+    with pytest.raises(SpecError, match="2 digests"):
+        table.stored_rows("quick")

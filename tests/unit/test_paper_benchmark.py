@@ -222,9 +222,16 @@ def test_no_number_is_drawn_from_an_attacker_that_the_controls_beat(
     at = {"without": (0.8, 0.010), "paper": (0.8, 0.0125), "ours": (0.8, 0.015)}
     rows = {"dropout": two_levels(at), "noise_nopeek": two_levels(at)}
     rows["noise_nopeek"][3]["honest"]["beats_controls"] = False
-    summary = published_of(rows, tmp_path, monkeypatch)["summary"]
+    found = published_of(rows, tmp_path, monkeypatch)
+    summary = found["summary"]
     assert summary["invalid_rows"] == ["noise_nopeek@reduced"]
     assert list(summary["reduced"]["gain_honest_db"]) == ["dropout"]
+    from benchmarks.sections.paper import paper
+
+    lines = paper(found).splitlines()
+    assert {("INVALID" in line) for line in lines if line.startswith("| noise_nopeek")} == {True}
+    assert {("INVALID" in line) for line in lines if line.startswith("| dropout")} == {False}
+    assert "left out of gains: noise_nopeek@reduced" in paper(found)
 
 
 def test_rows_of_other_settings_or_pictures_are_not_published(
