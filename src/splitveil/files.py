@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = beside(path)
         temporary.touch(exist_ok=False)
+        rights = stat.S_IMODE(temporary.stat().st_mode)
         write(temporary)
+        temporary.chmod(rights)  # what safetensors puts in its place is the owner's alone
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

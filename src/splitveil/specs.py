@@ -146,6 +146,12 @@ class RunSpec(Frozen):
         """The task with its parameters."""
         return PlugInSpec(name=self.task) if isinstance(self.task, str) else self.task
 
+    def is_control_of(self, other: RunSpec) -> bool:
+        """Whether it is the undefended run of the same data, wherever they lie, and of the same model."""
+        mine, theirs = self.identity(), other.identity()
+        same = all(mine[part] == theirs[part] for part in ("data", "model"))
+        return self.defense.name == "none" and same
+
     def identity(self) -> dict[str, Any]:
         """All that decides a run's numbers, as plain data: not where pictures lie, nor whether they are streamed.
 

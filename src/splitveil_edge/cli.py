@@ -62,10 +62,14 @@ def _parser(program: str) -> argparse.ArgumentParser:
     infer.add_argument("--token-file", type=Path, help=f"file with the bearer token; else the variable {_TOKEN}")
     infer.add_argument("--ca", type=Path, help="certificates to trust in place of the usual ones, PEM")
     infer.add_argument("--plain", action="append", default=[], metavar="HOST", help="host that may go without TLS")
-    infer.add_argument("--timeout", type=float, default=30.0, metavar="S", help="of one attempt, seconds")
+    infer.add_argument("--timeout", type=float, default=30.0, metavar="S", help="of each wait for bytes, seconds")
     infer.add_argument("--attempts", type=int, default=5, help="in all, for errors that pass")
     infer.add_argument(
-        "--resize", action="store_const", const="resize", default="exact", help="scale to the size needed"
+        "--resize",
+        action="store_const",
+        const="resize",
+        default="exact",
+        help="scale until it covers the size needed, and keep the middle, as in training",
     )
     infer.add_argument("--noise-secret", type=Path, help="file of a secret: the same picture gets the same noise")
     infer.add_argument("--ledger", type=Path, help="file that counts what is told; made on first use")

@@ -86,6 +86,10 @@ class _Client:
     def _reply(self, answer: Answer, request: Request) -> NDArray[np.float32]:
         return parse_reply(answer.body, answer.headers, self.edge.passport, request.rows)
 
+    def _doubts(self, outcome: Answer | httpx.RequestError, request: Request) -> bool:
+        """Whether a release was refused as one of another bundle would be: the metadata tell."""
+        return bool(request.rows) and isinstance(outcome, Answer) and outcome.status == 400
+
     def _chunks(self, x: _Pictures, about: _About) -> Iterator[tuple[_Pictures, _About]]:
         self.edge.check(x)
         names = about if about is None or isinstance(about, str) else list(about)
@@ -106,7 +110,9 @@ class EdgeClient(_Client):
         ca: file of certificates to trust in place of the usual ones.
         plain: hosts that may be reached without TLS.
         public_key: see `Edge`, as `noise` and `ledger`.
-        timeout_s: of one attempt, seconds.
+        timeout_s: for the connection, for each wait for the server to send or take bytes, and for the chunks of a body
+            together, seconds. A server that drips headers or the framing of chunks can take longer: see
+            `AsyncEdgeClient`.
         retries: for connection errors, timeouts and the statuses 429, 502, 503 and 504.
         batch_rows: the most pictures in one request.
         transport: of httpx, for proxies and tests.
@@ -172,6 +178,9 @@ class EdgeClient(_Client):
             if request.rows:
                 self.meet()
             outcome = self._attempt(request)
+            if self._doubts(outcome, request):
+                self._met = False
+                self.meet()
             wait_s = attempts.after(outcome)
             if isinstance(outcome, Answer) and wait_s is None:
                 return outcome
@@ -190,7 +199,10 @@ class EdgeClient(_Client):
 
 
 class AsyncEdgeClient(_Client):
-    """`EdgeClient` for asyncio and trio: the same arguments, the same methods, awaited."""
+    """`EdgeClient` for asyncio and trio: the same arguments, the same methods, awaited.
+
+    Here `timeout_s` bounds a whole attempt besides, whatever the server does.
+    """
 
     def __init__(self, bundle: Path | str | Edge, server: str, **options: Any) -> None:
         super().__init__(bundle, server, **options)
@@ -235,6 +247,9 @@ class AsyncEdgeClient(_Client):
             if request.rows:
                 await self.meet()
             outcome = await self._attempt(request)
+            if self._doubts(outcome, request):
+                self._met = False
+                await self.meet()
             wait_s = attempts.after(outcome)
             if isinstance(outcome, Answer) and wait_s is None:
                 return outcome
@@ -242,11 +257,17 @@ class AsyncEdgeClient(_Client):
             await anyio.sleep(wait_s or 0.0)
 
     async def _attempt(self, request: Request) -> Answer | httpx.RequestError:
-        verb, into = "POST" if request.rows else "GET", self._collector(request)
         try:
-            async with self._http.stream(verb, request.path, headers=request.headers, content=request.body) as response:
-                async for chunk in response.aiter_bytes():
-                    into.add(chunk)
-                return Answer(response.status_code, response.headers, into.body)
+            with anyio.fail_after(self._timeout_s):
+                return await self._exchange(request)
         except httpx.RequestError as error:
             return error
+        except TimeoutError:
+            return httpx.ReadTimeout("the answer took too long")
+
+    async def _exchange(self, request: Request) -> Answer:
+        verb, into = "POST" if request.rows else "GET", self._collector(request)
+        async with self._http.stream(verb, request.path, headers=request.headers, content=request.body) as response:
+            async for chunk in response.aiter_bytes():
+                into.add(chunk)
+            return Answer(response.status_code, response.headers, into.body)

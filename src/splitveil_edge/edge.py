@@ -102,5 +102,6 @@ class Edge:
             if len(names) != len(exact):
                 raise UsageError(f"expected one name for all or one per picture, got {len(names)} for {len(exact)}")
             subjects = [b"name:" + name.encode() for name in names]
-        known = [self._salt + data for data in exact] if self.noise.repeats else []
+        key = self._salt + self.noise.identity
+        known = [key + data for data in exact] if self.noise.repeats else []
         ledger.spend(subjects, self.passport.release_nats, known)

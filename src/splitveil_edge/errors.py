@@ -17,6 +17,8 @@ EdgeError                      1
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 __all__ = [
     "BudgetError",
     "EdgeError",
@@ -78,16 +80,15 @@ class MissingExtraError(EdgeError):
     """An optional dependency that is not installed.
 
     Example:
-        >>> print(MissingExtraError("pillow", "png", "reading a picture"))
-        reading a picture needs the package 'pillow', which is not installed: run  pip install 'splitveil-edge[png]'
+        >>> print(MissingExtraError("cryptography", "sign", "signing"))  # doctest: +ELLIPSIS
+        signing needs the package 'cryptography', which is not installed: run  pip install 'splitveil...'
     """
 
     exit_code = 4
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
-            f"{purpose} needs the package '{package}', which is not installed: "
-            f"run  pip install 'splitveil-edge[{extra}]'"
+            f"{purpose} needs the package '{package}', which is not installed: run  pip install '{_holder(extra)}'"
         )
 
 
@@ -110,3 +111,11 @@ class ServerError(EdgeError):
 
 class UnavailableError(ServerError):
     """No good answer within all attempts: the same call may succeed later."""
+
+
+_IN_SPLITVEIL = {"png": "splitveil", "sign": "splitveil[serve]"}
+
+
+def _holder(extra: str) -> str:
+    """What to install: splitveil holds these very files too, and a second wheel would write over them."""
+    return f"splitveil-edge[{extra}]" if find_spec("splitveil") is None else _IN_SPLITVEIL[extra]

@@ -29,6 +29,11 @@ class Noise(Protocol):
         """Whether one picture always gets the same noise, so that its releases cannot be averaged."""
         ...
 
+    @property
+    def identity(self) -> bytes:
+        """Names the key without giving it away, since another one makes another release; empty if nothing repeats."""
+        ...
+
     def draw(self, law: NoiseLaw, x: NDArray[np.float32], salt: bytes) -> NDArray[np.float32]:
         """Noise for the pictures ``x (n, c, h, w)``: ``(n, *law.shape)``; `salt` is the digest of the passport."""
         ...
@@ -45,6 +50,7 @@ class EntropyNoise:
     """
 
     repeats: bool = field(default=False, init=False)
+    identity: bytes = field(default=b"", init=False)
 
     def draw(self, law: NoiseLaw, x: NDArray[np.float32], salt: bytes) -> NDArray[np.float32]:
         """Fresh noise; neither the pictures nor the salt matter."""
@@ -83,6 +89,11 @@ class KeyedNoise:
             raise InputError(
                 f"expected a secret of at least {_LEAST_SECRET} bytes, got fewer: make one with os.urandom(32)"
             )
+
+    @property
+    def identity(self) -> bytes:
+        """16 bytes that only this secret has."""
+        return hashlib.blake2b(self.secret, digest_size=16, person=b"splitveil-ledger").digest()
 
     def draw(self, law: NoiseLaw, x: NDArray[np.float32], salt: bytes) -> NDArray[np.float32]:
         """The noise that belongs to these pictures under this passport."""

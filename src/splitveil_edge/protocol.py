@@ -20,6 +20,7 @@ LENGTH_HEADER = "Inference-Header-Content-Length"
 
 _DATATYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
 _SHOWN = 300
+_NAMED = 16  # hexadecimal digits of a passport's sha256 that name it
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,10 @@ class Request:
 
 
 def make_request(passport: Passport, sent: NDArray[Any], datatype: str) -> Request:
-    """One inference on a tensor as the codec has encoded it; the reply is asked for in binary too."""
+    """One inference on a tensor as the codec has encoded it; the reply is asked for in binary too.
+
+    It names the passport, so that a server which holds another bundle by now refuses.
+    """
     blob = np.ascontiguousarray(sent, dtype=_DATATYPES[datatype]).tobytes()
     tensor = {
         "name": "r",
@@ -48,7 +52,8 @@ def make_request(passport: Passport, sent: NDArray[Any], datatype: str) -> Reque
         "datatype": datatype,
         "parameters": {"binary_data_size": len(blob)},
     }
-    asked = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    parameters = {"binary_data_output": True, "passport": passport.digest[:_NAMED]}
+    asked = {"inputs": [tensor], "parameters": parameters}
     head = json.dumps(asked, separators=(",", ":")).encode()
     # no Content-Type: by RFC 9110 (8.3) a body without one is octets, which it is, and 40 bytes count at batch 1
     return Request(f"/v2/models/{passport.name}/infer", {LENGTH_HEADER: str(len(head))}, head + blob, len(sent))
@@ -75,18 +80,21 @@ def parse_reply(body: bytes, headers: Mapping[str, str], passport: Passport, row
         shape, datatype = tuple(output["shape"]), output["datatype"]
         size = (output.get("parameters") or {}).get("binary_data_size")
         values = _values(output.get("data")) if size is None else _blob(blob, size)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ServerError(
-            f"expected an answer of the Open Inference Protocol, got {error!r}: check the address of the server"
+            f"expected an answer of the Open Inference Protocol, got {_clean(repr(error))}: check the address of the "
+            "server"
         ) from error
-    if said is not None and said != passport.digest:
+    if said is not None and not _names(said, passport):
         raise TrustError(
-            f"expected an answer under the passport {passport.digest[:16]}…, got one under {str(said)[:16]}…: the "
-            "server holds another bundle now; get its passport, or the right server"
+            f"expected an answer under the passport {passport.digest[:_NAMED]}…, got one under "
+            f"{_clean(said)[:_NAMED]}…: the server holds another bundle now; get its passport, or the right server"
         )
     expected = (rows, *passport.reply_shape)
     if datatype != "FP32" or shape != expected or values.size != math.prod(expected):
-        raise ServerError(f"expected a reply of FP32 {expected}, got {datatype} {shape} with {values.size} values")
+        raise ServerError(
+            f"expected a reply of FP32 {expected}, got {_clean(datatype)} {_clean(shape)} with {values.size} values"
+        )
     if not np.isfinite(values).all():
         raise ServerError("expected a finite reply, got NaN or infinity: the server does not run this bundle")
     return values.reshape(expected)
@@ -106,7 +114,8 @@ def check_metadata(body: bytes, passport: Passport) -> None:
         claimed = shown["sha256"] if isinstance(shown, dict) else None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ServerError(
-            f"expected metadata of the model '{passport.name}', got {error!r}: check the address of the server"
+            f"expected metadata of the model '{passport.name}', got {_clean(repr(error))}: check the address of the "
+            "server"
         ) from error
     if not isinstance(claimed, str):
         raise TrustError(
@@ -115,8 +124,9 @@ def check_metadata(body: bytes, passport: Passport) -> None:
         )
     if claimed != passport.digest:
         raise TrustError(
-            f"expected a server with the passport {passport.digest[:16]}… of this bundle, got {claimed[:16]}…"
-            f"{_compared(text, passport)}: nothing was sent; get both sides of one bundle"
+            f"expected a server with the passport {passport.digest[:_NAMED]}… of this bundle, got "
+            f"{_clean(claimed)[:_NAMED]}…{_compared(text, passport)}: nothing was sent since; get both sides of one "
+            "bundle"
         )
 
 
@@ -126,8 +136,16 @@ def reason_of(body: bytes) -> str:
         text = json.loads(body)["error"]
     except (ValueError, TypeError, KeyError, RecursionError):
         text = body[:_SHOWN].decode("utf-8", "replace")
-    words = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    return words[:_SHOWN] or "no reason"
+    return _clean(text) or "no reason"
+
+
+def _clean(said: Any) -> str:
+    """What a server said as one short line; a terminal takes control characters as orders."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(said)).split())[:_SHOWN]
+
+
+def _names(said: Any, passport: Passport) -> bool:
+    return isinstance(said, str) and len(said) >= _NAMED and passport.digest.startswith(said)
 
 
 def _compared(shown: Any, passport: Passport) -> str:
@@ -135,7 +153,7 @@ def _compared(shown: Any, passport: Passport) -> str:
     try:
         text = shown if isinstance(shown, str) else json.dumps(shown, allow_nan=False)
         other = parse_passport(text.encode())
-    except (PassportError, ValueError, TypeError):
+    except (PassportError, ValueError, TypeError, RecursionError):
         return ""
     names = ("name", "created", "defense", "release", "codec", "files", "precision", "data")
     differing = [name for name in names if getattr(other, name) != getattr(passport, name)]
@@ -152,7 +170,8 @@ def _split(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, bytes]:
 
 
 def _values(data: Any) -> NDArray[np.float32]:
-    return np.asarray(data, dtype=np.float32).reshape(-1)
+    with np.errstate(over="ignore"):  # becomes infinity, which is refused with the reply
+        return np.asarray(data, dtype=np.float32).reshape(-1)
 
 
 def _blob(blob: bytes, size: Any) -> NDArray[np.float32]:

@@ -45,8 +45,10 @@ class Retries:
 
     def waits(self) -> Iterator[float]:
         """The wait before each further attempt, seconds."""
-        for attempt in range(self.attempts - 1):
-            yield _RANDOM.uniform(0.0, min(self.longest_s, self.first_s * 2**attempt))
+        longest_s = self.first_s
+        for _ in range(self.attempts - 1):
+            yield _RANDOM.uniform(0.0, longest_s)
+            longest_s = min(self.longest_s, 2.0 * longest_s)
 
     def asked(self, wait_s: float, retry_after: str | None) -> float:
         """The wait, not shorter than a server's ``Retry-After`` in seconds, up to `longest_s`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -163,7 +162,7 @@ def _raw(fields: Fields, key: str, size: int) -> bytes:
     text = fields.text(key, 2 * size)
     try:
         value = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # text beyond ASCII is no binascii.Error
         raise fields.fault(key, "base64", text) from error
     if len(value) != size:
         raise PassportError(f"expected {size} bytes at {fields.where}.{key}, got {len(value)}: sign the bundle again")

@@ -86,12 +86,14 @@ def client_options(server: str, security: Security, timeout_s: float, transport:
     if not (timeout_s > 0 and math.isfinite(timeout_s)):
         raise UsageError(f"expected a timeout > 0 seconds, got {timeout_s}")
     headers = {} if security.token is None else {"Authorization": f"Bearer {security.token}"}
+    url = security.check(server)
     return {
-        "base_url": security.check(server),
+        "base_url": url,
         "headers": headers,
         "verify": security.context(),
         "timeout": timeout_s,
         "transport": transport,
+        "trust_env": url.startswith("https:"),  # a proxy of the environment would read what goes without TLS
         "follow_redirects": False,  # a redirect would carry the release to somebody whom nobody has checked
     }
 

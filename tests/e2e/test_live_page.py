@@ -209,14 +209,32 @@ def test_the_certificate_follows_noise_and_releases(watched: Watched, url: str) 
 
     shown = page.locator("#nats")
     assert float(shown.inner_text()) == pytest.approx(certified(0.1, 1), abs=1)
-    page.locator("#scale").fill("2")
-    assert float(shown.inner_text()) == pytest.approx(certified(0.4, 1), abs=1)
+    std = 0.1 * page.evaluate("splitveil.page.largest_scale")
+    page.locator("#scale").press("End")
+    assert float(shown.inner_text()) == pytest.approx(certified(std, 1), abs=1)
     pick(page, 0)
     page.get_by_role("button", name="100 times").click()
     settled(page, 101)
     told = float(shown.inner_text())
-    assert certified(0.4, 101) <= told + 0.5  # never less than is certified
-    assert told <= certified(0.4, 112) + 1
+    assert certified(std, 101) <= told + 0.5  # never less than is certified
+    assert told <= certified(std, 112) + 1
+
+
+def test_the_slider_ends_where_the_server_would_refuse(watched: Watched, tmp_path: Path) -> None:
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    command("train", "--out", run, "--defense", "gaussian", "-p", "noise_std=1.0", "--set", "epochs=1")
+    command("attack", run, "-p", "epochs=1")
+    command("export", run, "--out", bundle)
+    command("bundle", "live", bundle, "--run", run)
+    largest = json.loads((bundle / "live" / PAGE).read_bytes())["largest_scale"]
+    assert largest < 4
+    for url in serving(bundle):
+        page = ready(watched, url)
+        page.locator("#scale").press("End")
+        assert float(page.locator("#scale").input_value()) == np.log2(largest)
+        pick(page, 0)
+        page.get_by_role("button", name="100 times").click()
+        settled(page, 101)
 
 
 def test_noise_of_the_browser_has_its_laws(watched: Watched, url: str) -> None:

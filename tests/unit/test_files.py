@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from splitveil.errors import OutputError
 from splitveil.export.folders import write_folder
@@ -45,6 +47,22 @@ def test_who_may_read_is_what_the_umask_says(tmp_path: Path, umask: int, file: i
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == file
     assert stat.S_IMODE((tmp_path / "out" / "b.txt").stat().st_mode) == file
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == folder
+
+
+def test_a_file_that_another_library_puts_in_place_has_the_same_rights(tmp_path: Path) -> None:
+    def write(temporary: Path) -> None:
+        mine = temporary.with_suffix(".own")
+        mine.touch(0o600)
+        mine.replace(temporary)
+
+    before = os.umask(0o022)
+    try:
+        write_text(tmp_path / "a.json", "{}")
+        write_with(tmp_path / "a.bin", write)
+        write_with(tmp_path / "a.safetensors", lambda file: save_file({"x": torch.zeros(1)}, file))
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o644}
 
 
 def test_the_old_file_is_there_while_the_new_one_is_written(tmp_path: Path) -> None:

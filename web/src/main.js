@@ -167,7 +167,10 @@ function describe() {
     $("scale").disabled = true;
     $("nats-note").textContent = "No capacity is certified for this bundle, so its noise cannot be changed here.";
   } else {
-    $("nats-note").textContent = "By the capacity of the channel: clipped features under Gaussian noise. One nat is 1.44 bits.";
+    const largest = page.largest_scale ?? 4, step = Number($("scale").step);
+    $("scale").max = Math.min(Number($("scale").max), Math.floor(Math.log2(largest) / step + 1e-6) * step);
+    $("nats-note").textContent = "By the capacity of the channel: clipped features under Gaussian noise. One nat is 1.44 bits."
+      + (largest < 4 ? " The slider ends where the server would take releases for another bundle’s." : "");
   }
   if (!page.undefended) $("undefended-figure").hidden = true;
   if (page.combine !== "mean") $("attack-note").textContent = "For this defense the mean is not what several releases amount to; the last picture shows it all the same.";

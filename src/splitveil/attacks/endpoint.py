@@ -91,7 +91,11 @@ class EndpointSubject:
         self._httpx: Any = import_module("httpx")
         # a compressed reply could unfold to any size
         own = {"Accept-Encoding": "identity", "Content-Type": "application/octet-stream"}
-        self._client = self._httpx.Client(timeout=self._timeout_s, headers={**own, **(headers or {})})
+        self._client = self._httpx.Client(
+            timeout=self._timeout_s,
+            headers={**own, **(headers or {})},
+            trust_env=url.startswith("https:"),  # a proxy of the environment would read what goes without TLS
+        )
         self.release_spec: FeatureSpec = release_spec if release_spec is not None else self._probe()
 
     def _probe(self) -> FeatureSpec:

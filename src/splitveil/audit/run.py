@@ -136,12 +136,7 @@ def seat_judges(
 def find_undefended(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | None:
     """The undefended run of the same data and model among these, of the same seed where there is one."""
     spec = record.spec
-    same = [
-        other
-        for other in records
-        if other.finished
-        and (other.spec.defense.name, other.spec.data, other.spec.model) == ("none", spec.data, spec.model)
-    ]
+    same = [other for other in records if other.finished and other.spec.is_control_of(spec)]
     return next((other for other in same if other.spec.seed == spec.seed), same[0] if same else None)
 
 

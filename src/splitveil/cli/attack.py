@@ -15,7 +15,13 @@ def attack(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that hold runs.")],
     attack: Annotated[str, typer.Option(help="See  splitveil list attacks.")] = "decoder",
     param: Annotated[list[str] | None, typer.Option("--param", "-p", help="Of the attack: epochs=50.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="tiny, quick or full; tiny for the digits, else quick.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="tiny, quick or full, for what -p leaves out; none for the attack's own defaults. By default tiny for "
+            "the digits, else quick."
+        ),
+    ] = None,
     threat: Annotated[str, typer.Option(help="white_box, black_box, pairs_only or query_free.")] = "white_box",
     seed: Annotated[int, typer.Option(help="Of the attack.")] = 0,
     model: Annotated[str | None, typer.Option(help="A factory outside splitveil that you trust.")] = None,
@@ -37,8 +43,8 @@ def attack(
     granted = ThreatModel.preset(threat)
     results = []
     for record in records:
-        plan = load_recipe(recipe or default_recipe(record.spec.data.source))
-        base = plan.attack.params if attack == plan.attack.name else {}
+        plan = None if recipe == "none" else load_recipe(recipe or default_recipe(record.spec.data.source))
+        base = plan.attack.params if plan is not None and attack == plan.attack.name else {}
         chosen = PlugInSpec(name=attack, params={**base, **options})
         results.append(
             attack_run(

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from splitveil.experiments.engines.jobs import Engine
     from splitveil.threats import ThreatModel
 
-_CURES = {"no overlap": "move the grids towards each other", "no shared seed": "run again what failed"}
+_CURES = {
+    "no overlap": "move the grids towards each other",
+    "no shared seed": "run again what failed",
+    "controls not beaten": "raise  -p epochs=…, or move the grid towards less noise",
+}
 
 
 def compare(
@@ -125,8 +129,8 @@ def _show(record: ComparisonRecord) -> None:
         table.add_row(
             _label(point, record),
             _pm(point.accuracy, 100, 1),
-            _pm(point.mse, 1, 4),
-            f"{point.psnr_db:.2f}",
+            _pm(point.mse, 1, 4) if point.beats_controls else "INVALID",
+            f"{point.psnr_db:.2f}" if point.beats_controls else "INVALID",
             _share(point.converged_share) + (" !" if point.unconverged else ""),
             "yes" if point.selected else "no",
         )

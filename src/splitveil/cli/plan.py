@@ -157,7 +157,8 @@ def _row(cut: CutRecord) -> list[str]:
     tried = []
     if cut.point is not None:
         psnr = f"{cut.point.psnr_db:.2f}" + (" !" if cut.point.unconverged else "")
-        tried = [f"{100 * cut.point.accuracy.mean:.1f}", f"{cut.point.mse.mean:.4f}", psnr]
+        errs = [f"{cut.point.mse.mean:.4f}", psnr] if cut.point.beats_controls else ["INVALID", "INVALID"]
+        tried = [f"{100 * cut.point.accuracy.mean:.1f}", *errs]
     return [cut.at, "*" if cut.front else "", *tried, " x ".join(map(str, cut.shape)), *figures, cloud]
 
 

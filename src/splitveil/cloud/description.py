@@ -133,6 +133,7 @@ def _answer(service: Service) -> dict[str, Any]:
             "model_name": {"type": "string", "enum": [service.passport.name]},
             "model_version": {"type": "string"},
             "id": {"type": "string"},
+            "parameters": {"type": "object", "properties": {"passport": {"type": "string"}}},
             "outputs": {"type": "array", "items": output},
         },
         "required": ["model_name", "outputs"],

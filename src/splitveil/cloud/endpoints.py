@@ -89,12 +89,13 @@ class Infer:
         check_model(service, params)
         body = await exchange.intake.read(service.body_bytes, service.settings.limits.body_timeout_s)
         headers = exchange.headers
-        request = service.parse(body, _text(headers, b"content-encoding"), _text(headers, _HEADER_LENGTH))
+        request = await service.read(body, _text(headers, b"content-encoding"), _text(headers, _HEADER_LENGTH))
         rows = request.inputs["r"]
         exchange.rows = len(rows)
         reply = await service.reply(rows, exchange.intake)
+        named = request.parameters.get("passport")
         answer, size = encode_reply(
-            service.passport.name, params.get("version"), request.id, {OUTPUT: reply}, request.outputs
+            service.passport.name, params.get("version"), request.id, {OUTPUT: reply}, request.outputs, named
         )
         if size is None:
             await exchange.answer(200, answer, (_JSON,))

@@ -4,7 +4,8 @@
 body ─►[ header_size ]─ JSON ─►[ fields ]─ names, shapes, sizes ─►[ data or blobs ]─ arrays
 ```
 All of it comes from outside: sizes are Python's integers, which do not overflow, and are held against the bytes that
-are there before anything is read or allocated.
+are there before anything is read or allocated. JSON is counted before it is decoded, since a list of empty lists takes
+thirty times its own size.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,8 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 _MOST_AXES = 8
 _MOST_DIGITS = 18
 _LARGEST_ID = 1024
+_ENVELOPE_BYTES = 65536
+"""What a request takes beside its values; shorter JSON can neither hold much nor take long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,12 @@ def parse_infer(
         [[0.5, 1.0]]
     """
     size = header_size(header_length, len(body))
-    top = _json(body[:size])
+    text = body[:size]
+    if size <= _ENVELOPE_BYTES:
+        top = _json(text, _DECODER)
+    else:
+        _check_counts(text, inputs, most_rows)
+        top = _json(text, _YIELDING_DECODER)
     if not isinstance(top, dict):
         raise HttpError(400, f"expected a JSON object as request, got {type(top).__name__}")
     return read_request(top, Blobs(body, size), inputs, outputs, most_rows)
@@ -175,12 +184,37 @@ def _refuse_constant(name: str) -> float:
     raise HttpError(400, f"expected finite numbers, got {name}: JSON has none, and no release holds it")
 
 
+def _float(text: str) -> float:
+    return float(text)
+
+
+def _int(text: str) -> int:
+    return int(text)
+
+
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+# the types themselves are called without a look at who else waits for the interpreter, which stops the event loop
+_YIELDING_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_float, parse_int=_int)
 
 
-def _json(data: bytes) -> Any:
+def _check_counts(text: bytes, inputs: Sequence[TensorSpec], most_rows: int) -> None:
+    """Refuse more lists, values and names than the largest request and its envelope have."""
+    lists = sum(1 + most_rows * sum(accumulate(spec.shape[:-1], mul, initial=1)) for spec in inputs)
+    values = sum(most_rows * math.prod(spec.shape) for spec in inputs)
+    limits = {b"[": lists, b",": lists + values, b"{": 0, b":": 0, b'"': 0}
+    for mark, count in limits.items():
+        most = count + _ENVELOPE_BYTES
+        if text.count(mark) > most:
+            raise HttpError(
+                400,
+                f"expected JSON with at most {most} times {mark.decode()}, which {most_rows} rows need, got more: "
+                "send fewer rows",
+            )
+
+
+def _json(data: bytes, decoder: json.JSONDecoder) -> Any:
     try:
-        return _DECODER.decode(data.decode("utf-8"))
+        return decoder.decode(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise HttpError(
             400, f"expected JSON in UTF-8, got byte {error.start} that is none: is {HEADER_LENGTH} missing?"

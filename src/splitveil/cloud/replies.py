@@ -21,6 +21,7 @@ def encode_reply(
     id: str | None,
     arrays: Mapping[str, NDArray[Any]],
     binary: Mapping[str, bool],
+    passport: str | None = None,
 ) -> tuple[bytes, int | None]:
     """One answer.
 
@@ -30,6 +31,7 @@ def encode_reply(
         id: of the request, to be echoed.
         arrays: outputs by name, finite.
         binary: the outputs that are wanted, and whether each goes in binary form.
+        passport: as the request named it, to be echoed; None where it named none.
 
     Returns:
         The body, and the length of its JSON where anything behind it is binary, else None.
@@ -45,6 +47,8 @@ def encode_reply(
         top["model_version"] = version
     if id is not None:
         top["id"] = id
+    if passport is not None:
+        top["parameters"] = {"passport": passport}
     outputs: list[dict[str, Any]] = []
     blobs: list[bytes] = []
     for name, in_binary in binary.items():

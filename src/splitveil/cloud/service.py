@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from splitveil.cloud.intake import ClientGoneError, Intake
 from splitveil.cloud.logs import error_fields, log
 from splitveil.cloud.metrics import Metrics
 from splitveil.cloud.problems import HttpError
-from splitveil.cloud.protocol import InferRequest, parse_infer
+from splitveil.cloud.protocol import InferRequest, header_size, parse_infer
 from splitveil.cloud.settings import ServeSettings
 from splitveil.cloud.sizing import measure_sizing
 from splitveil.cloud.tails import Served
@@ -31,6 +32,7 @@ INPUT, OUTPUT, VERSION = "r", "reply", "1"
 
 _LOOK_FOR_CLIENT_S = 1.0
 _SHORTEST_DIGEST = 16  # hexadecimal digits of a passport's sha256 that name it
+_QUICK_BYTES = 2**18  # of JSON that is read between two other requests; a thread costs more than it saves
 _SLACK = 8 * np.finfo(np.float32).eps
 
 
@@ -58,6 +60,7 @@ class Service:
         self.metrics.watch(lambda: self.batcher.queued_rows, lambda: self.batcher.running, lambda: self.is_ready)
         self.access = Access(settings.token_digests, limits.rate_per_s, limits.burst)
         self._draining = False
+        self._reader = ThreadPoolExecutor(1, "splitveil-read")  # one, since a long body takes many times its size
         self._expires_s = self.passport.expires.timestamp() if self.passport.expires else float("inf")
         self._range = _limits(self.passport.release_range)
 
@@ -74,6 +77,7 @@ class Service:
 
     def close(self) -> None:
         """Give the threads back."""
+        self._reader.shutdown(wait=False, cancel_futures=True)
         self.batcher.close()
 
     def metadata(self) -> dict[str, Any]:
@@ -91,6 +95,23 @@ class Service:
                 "body": json.loads(self.passport.body),
             },
         }
+
+    async def read(self, body: bytes, encoding: str | None, header_length: str | None) -> InferRequest:
+        """See `parse`; what takes long is done in a thread, one after another, so that others are answered meanwhile.
+
+        Raises:
+            HttpError: as `parse`, and 503 where there was no time.
+        """
+        if encoding is None and header_size(header_length, len(body)) <= _QUICK_BYTES:
+            return self.parse(body, encoding, header_length)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self.settings.limits.request_timeout_s):
+                return await loop.run_in_executor(self._reader, self.parse, body, encoding, header_length)
+        except TimeoutError:
+            raise HttpError(
+                503, "expected time to read the body, got none: try again later", retry_after_s=1.0
+            ) from None
 
     def parse(self, body: bytes, encoding: str | None, header_length: str | None) -> InferRequest:
         """A request whose features may be run.

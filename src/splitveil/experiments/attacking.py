@@ -43,6 +43,7 @@ __all__ = [
     "fit_and_score",
     "load_model",
     "run_target",
+    "stored_attack",
 ]
 
 _WORST = 6
@@ -89,7 +90,7 @@ def attack_run(
         Metrics with intervals, controls, and facts of the fit.
     """
     threat = threat or ThreatModel.preset("white_box")
-    earlier = record.attack(attack_key(attack, threat, seed))
+    earlier = stored_attack(record, attack_key(attack, threat, seed))
     if earlier is not None and not threat.is_foreign:
         return earlier
     target = run_target(record, seed=seed, observer=observer, device=device, trusted=trusted, data=data)
@@ -128,9 +129,9 @@ def attack_target(
 ) -> AttackResult:
     """Run an attack against the target of a record and add it there.
 
-    One that is there already is returned, unless its attacker learned from another data set that has changed since.
-    Where a judge of the target has not seen it, its pictures are drawn again: from the network that it has learned, or
-    by another search.
+    One that is there already is returned, unless its samples are lost, or its attacker learned from another data set
+    that has changed since. Where a judge of the target has not seen it, its pictures are drawn again: from the network
+    that it has learned, or by another search.
     """
     key, spent = attack_key(attack, threat, target.seed, pictures), 0.0
     earlier = find_attack(record, target, attack, threat=threat, pictures=pictures)
@@ -149,10 +150,19 @@ def attack_target(
 def find_attack(
     record: RunRecord, target: Target, attack: PlugInSpec, *, threat: ThreatModel, pictures: int | None = None
 ) -> AttackResult | None:
-    """What an earlier call of `attack_target` found, unless its attacker learned from pictures that have changed."""
-    found = record.attack(attack_key(attack, threat, target.seed, pictures))
+    """What an earlier call of `attack_target` found.
+
+    None where its samples are lost, or its attacker learned from pictures that have changed.
+    """
+    found = stored_attack(record, attack_key(attack, threat, target.seed, pictures))
     same = found is not None and found.facts.get(_PICTURES, "") == target.auxiliary_digest(threat)
     return found if same else None
+
+
+def stored_attack(record: RunRecord, key: str) -> AttackResult | None:
+    """The attack of this key with its samples; one whose samples are lost is to be run again."""
+    found = record.attack(key)
+    return found if found is not None and (record.path / found.samples).is_file() else None
 
 
 def _was_seen(attack: AttackResult, target: Target) -> bool:

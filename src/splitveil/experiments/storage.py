@@ -12,10 +12,10 @@ from torch import Tensor
 from splitveil.errors import InputError, MissingDataError
 from splitveil.files import write_text, write_with
 from splitveil.nets.surgery import apply_edits, describe_edits, edits_from_json, edits_to_json
-from splitveil.records import PREDICTIONS
+from splitveil.records import PREDICTIONS, AttackResult
 from splitveil.split_model import SplitModel
 
-__all__ = ["load_weights", "save_model", "task_scores"]
+__all__ = ["attack_errors", "load_weights", "save_model", "task_scores"]
 
 
 def save_model(model: SplitModel, built: SplitModel, folder: Path) -> None:
@@ -35,15 +35,37 @@ def task_scores(folder: Path) -> Tensor:
     """The task's score of every test picture of a run, ``(n,)``.
 
     Raises:
-        InputError: the file holds neither accuracy nor the score of another task.
+        InputError: the file is lost or damaged, or holds neither accuracy nor the score of another task.
     """
-    held = load_file(folder / PREDICTIONS)
+    held = _load_scores(folder / PREDICTIONS, f"remove '{folder}' and train again")
     found = held.get("accuracy", held.get("score"))
     if found is None:
         raise InputError(
             f"expected scores in '{folder / PREDICTIONS}', got {', '.join(held) or 'nothing'}: train again"
         )
     return found
+
+
+def attack_errors(folder: Path, attack: AttackResult) -> Tensor:
+    """The squared error of an attack on every test picture that it was scored on, ``(n,)``.
+
+    Raises:
+        InputError: the file is lost or damaged, or holds no errors.
+    """
+    file = folder / attack.samples
+    found = _load_scores(file, "remove it and run the same command again").get("mse")
+    if found is None:
+        raise InputError(f"expected 'mse' in '{file}', got none: remove it and run the same command again")
+    return found
+
+
+def _load_scores(file: Path, cure: str) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise InputError(f"expected the scores of a run in '{file}', got no file: {cure}")
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"expected a safetensors file at '{file}', got {error}: {cure}") from error
 
 
 def load_weights(built: SplitModel, folder: Path) -> SplitModel:

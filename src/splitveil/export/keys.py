@@ -22,10 +22,12 @@ def write_keys(file: Path) -> tuple[Path, Path]:
         Both files.
 
     Raises:
-        OutputError: one of them is there already, or cannot be written.
+        OutputError: one of them is there already, is a folder, or cannot be written.
         MissingExtraError: cryptography is not installed.
     """
     file = Path(file)
+    if file.is_dir():
+        raise OutputError(f"expected a file for the private key, got the folder '{file}': name a file, such as key.pem")
     public_file = file.with_name(f"{file.name.removesuffix('.pem')}.pub.pem")
     for taken in (file, public_file):
         if taken.exists():

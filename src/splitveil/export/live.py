@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import math
 from collections.abc import Iterator
@@ -24,11 +23,16 @@ from splitveil.certificates.channel import Channel
 from splitveil.combining import combination_name
 from splitveil.data.holding import hold
 from splitveil.data.rows import look_up
-from splitveil.errors import InputError, MissingDataError, SpecError
+from splitveil.errors import CheckFailedError, InputError, MissingDataError, SpecError
 from splitveil.experiments.attacking import load_model
 from splitveil.experiments.training import LoadedData, load_data_spec
+from splitveil.export.bundle import evaluation_rng
 from splitveil.export.folders import write_folder
 from splitveil.export.graph import export_edge, export_inverter
+from splitveil.export.measuring import measure_edge
+from splitveil.export.page_seals import LIVE, PAGE, seal
+from splitveil.export.parity import check_part, like_passport
+from splitveil.export.slider import largest_scale
 from splitveil.files import write_bytes
 from splitveil.records import AttackResult, RunRecord
 from splitveil.split_model import SplitModel
@@ -37,10 +41,8 @@ from splitveil_edge.reading import dump_json
 
 __all__ = ["LIVE", "PAGE", "write_live"]
 
-LIVE, PAGE = "live", "page.json"
-"""The folder within a bundle, and the file in it that says what the page shows."""
-
 _SAMPLES = 10
+_COMPARED = 256
 _FINEST, _COARSEST, _PER_OCTAVE = -6, 3, 16  # of the noise, octaves; 1/64 is what 4,096 releases average to
 
 
@@ -54,7 +56,7 @@ def write_live(
     """Write ``live/`` into a bundle, for ``splitveil serve --ui``.
 
     ```
-    page.json               what there is, its digests, sample pictures, nats by noise
+    page.json               what there is, its digests, sample pictures, nats by noise, how far its noise may be scaled
     attacker.onnx           the strongest stored decoder of the run: r -> picture
     averaging_attacker.onnx   the same among those that learned from several releases, after an audit with them
     undefended.onnx         head of the undefended run: x -> r
@@ -78,12 +80,14 @@ def write_live(
     _check(bundle, passport, record)
     data = load_data_spec(record.spec.data)
     model = load_model(record, data, trusted=trusted)
+    _compare(bundle, passport, record, model, data)
     facts: dict[str, Any] = {
         "format": 1,
         "splitveil": __version__,
         "passport": passport.digest,
         "combine": combination_name(model.mechanism.combine, model.release_spec),
         "certificate": _certificate(model, data),
+        "largest_scale": 1.0,
         "samples": _samples(data),
         "undefended": None,
     }
@@ -94,15 +98,12 @@ def write_live(
         if undefended is not None:
             plain = _plain(_open(undefended), record)
             facts["undefended"] = _beside(plain, load_model(plain, data, trusted=trusted), folder)
-        facts["files"] = {file.name: _seal(file) for file in sorted(folder.glob("*.onnx"))}
+        if facts["certificate"] is not None:  # without one the slider stands still
+            facts["largest_scale"] = largest_scale(bundle, passport, hold(data.splits.test))
+        facts["files"] = {file.name: seal(file) for file in sorted(folder.glob("*.onnx"))}
         write_bytes(folder / PAGE, dump_json(facts))
 
     return write_folder(bundle / LIVE, fill)
-
-
-def _seal(file: Path) -> dict[str, Any]:
-    body = file.read_bytes()
-    return {"sha256": hashlib.sha256(body).hexdigest(), "bytes": len(body)}
 
 
 def _open(run: RunRecord | str | Path) -> RunRecord:
@@ -117,12 +118,36 @@ def _check(bundle: Path, passport: Passport, record: RunRecord) -> None:
         )
     passport.check_files(bundle, [EDGE])
     spec = record.spec
-    told = (passport.defense["name"], passport.data.get("digest"))
-    if told != (spec.defense.name, spec.data.digest):
-        raise SpecError(
-            f"expected the run that '{bundle}' was exported from, got '{record.path}' of defense "
-            f"'{spec.defense.name}': its defense or its pictures are others"
-        )
+    facts = {
+        "defense": (passport.defense["name"], spec.defense.name),
+        "defense's parameters": (dict(passport.defense["params"]), dict(spec.defense.params)),
+        "digest of pictures": (passport.data.get("digest"), spec.data.digest),
+    }
+    for what, (told, got) in facts.items():
+        if told != got:
+            raise _another(bundle, record, f"with the {what} {got} instead of {told}")
+
+
+def _compare(bundle: Path, passport: Passport, record: RunRecord, model: SplitModel, data: LoadedData) -> None:
+    """Raise `SpecError` unless the edge's graph releases what the run's head does."""
+    told = (passport.input_shape, passport.release_shape, {law.name: (law.shape, law.law) for law in passport.noise})
+    noises = {noise.name: (noise.shape, noise.law) for noise in model.noise_specs}
+    if told != (model.input_shape, model.release_spec.shape, noises):
+        raise _another(bundle, record, "whose pictures, releases or noise are of other shapes")
+    test = hold(data.splits.test)
+    few = test.take(torch.arange(min(_COMPARED, len(test))))
+    same = like_passport(model.to(memory_format=torch.contiguous_format), passport)
+    try:
+        check_part("edge", measure_edge(same, bundle, passport, few, evaluation_rng(record)), passport)
+    except CheckFailedError as error:
+        raise _another(bundle, record, f"whose head is another ({error})") from error
+
+
+def _another(bundle: Path, record: RunRecord, got: str) -> SpecError:
+    return SpecError(
+        f"expected the run that '{bundle}' was exported from, got '{record.path}' {got}: pass that run, or export "
+        "this one again"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from splitveil_edge.graphs import CloudGraph, EdgeGraphs
 from splitveil_edge.passport import CodecSpec, Passport
 from splitveil_edge.wire import wire_codec
 
-__all__ = ["Measured", "Parity", "edge_limit", "measure", "said_of_predictions"]
+__all__ = ["Measured", "Parity", "edge_limit", "measure", "measure_edge", "said_of_predictions"]
 
 TOLERANCE = 1e-4
 """Of fp32 graphs, relative to the largest value where that is above 1."""
@@ -146,6 +146,16 @@ def measure(
         score_torch=float(torch.cat(plain).mean()),
         pictures=start,
     )
+
+
+def measure_edge(model: SplitModel, folder: Path, passport: Passport, pictures: Pictures, rng: Rng) -> Parity:
+    """The edge's part of `measure` alone; the cloud's graph need not be there."""
+    edge, differences, start = EdgeGraphs(folder, passport), _Differences(_step(passport.codec)), 0
+    for x, _ in pictures.batches(_BATCH):
+        truth = _Truth.of(model, x, SeededNoise(rng, start))
+        differences.add(edge.release(_array(x), truth.noises), truth.r)
+        start += len(x)
+    return differences.parity
 
 
 def said_of_predictions(measured: Measured) -> str:

@@ -15,16 +15,15 @@ import numpy as np
 import torch
 
 from splitveil.attacks.metadata import NOISE_KEY
-from splitveil.codecs import QuantisedCodec
 from splitveil.data.holding import hold
 from splitveil.errors import CheckFailedError, SplitveilError
 from splitveil.experiments.attacking import load_model
 from splitveil.experiments.training import load_data_spec
 from splitveil.export.bundle import evaluation_rng, task_of
-from splitveil.export.facts import codec_facts
-from splitveil.export.measuring import MOST_BEYOND, Measured, measure, said_of_predictions
+from splitveil.export.measuring import Measured, measure, said_of_predictions
+from splitveil.export.page_seals import LIVE, check_page
+from splitveil.export.parity import check_part, like_passport
 from splitveil.records import RunRecord
-from splitveil.split_model import SplitModel
 from splitveil_edge.errors import EdgeError
 from splitveil_edge.graphs import CloudGraph, EdgeGraphs
 from splitveil_edge.noise import EntropyNoise
@@ -34,7 +33,6 @@ from splitveil_edge.wire import wire_codec
 __all__ = ["Check", "verify_bundle"]
 
 _PROBES = 16
-_MORE = 2.0  # kernels of another machine may round otherwise than those that the passport's figures come from
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +80,8 @@ def verify_bundle(
         *(_check(f"digest of {name}", partial(_digest, passport, bundle, name)) for name in whole),
         _check("nothing else", lambda: _nothing_else(passport, bundle)),
     ]
+    if (bundle / LIVE).is_dir():
+        found.append(_check("live page", lambda: check_page(bundle, passport)))
     if any(item.state == "fail" for item in found if item.name.startswith("digest")):
         skipped = "the files are not those of the passport"
         return [*found, *(Check(name, "not checked", skipped) for name in ("graphs", "parity"))]
@@ -130,7 +130,8 @@ def _digest(passport: Passport, bundle: Path, name: str) -> str:
 
 def _nothing_else(passport: Passport, bundle: Path) -> str:
     known = {PASSPORT, SIGNATURE, *passport.files}
-    strangers = sorted(item.name for item in bundle.iterdir() if item.name not in known)
+    others = (item for item in bundle.iterdir() if item.name not in known)
+    strangers = sorted(item.name for item in others if not (item.name == LIVE and item.is_dir()))
     if strangers:
         raise CheckFailedError(
             f"expected only files of the passport in '{bundle}', got {', '.join(strangers[:3])}: remove them"
@@ -172,7 +173,7 @@ def _parity(passport: Passport, bundle: Path, run: RunRecord, trusted: str | Non
             f"{str(run.spec.data.digest)[:16]}…: it is not the run of this bundle"
         )
     data = load_data_spec(run.spec.data)
-    model = _like_passport(load_model(run, data, trusted=trusted).to(memory_format=torch.contiguous_format), passport)
+    model = like_passport(load_model(run, data, trusted=trusted).to(memory_format=torch.contiguous_format), passport)
     test = hold(data.splits.test, targets=data.splits.test.targets)
     few = test.take(torch.arange(min(pictures, len(test))))
     measured = measure(model, bundle, passport, few, evaluation_rng(run), task_of(run, data, trusted))
@@ -181,25 +182,8 @@ def _parity(passport: Passport, bundle: Path, run: RunRecord, trusted: str | Non
     return f"{parts} of torch on {measured.pictures} pictures{said_of_predictions(measured)}"
 
 
-def _like_passport(model: SplitModel, passport: Passport) -> SplitModel:
-    """The model with the codec of the passport, which export may have added."""
-    codec = passport.codec
-    if codec.name == "quantise" and codec_facts(model)["name"] == "float32":
-        model = model.with_mechanism(model.mechanism, QuantisedCodec(codec.bits, codec.low, codec.high)).eval()
-    return model
-
-
 def _hold(measured: Measured, passport: Passport) -> None:
     parts = {"edge": measured.edge, "cloud": measured.cloud, "finish": measured.finish}
     for name, part in parts.items():
-        if part is None:
-            continue
-        low = "fp32" if name == "finish" else passport.precision[name]
-        said = passport.parity.get(name)
-        known = float(said) if isinstance(said, (int, float)) else 0.0
-        limit = part.limit if low == "fp32" else _MORE * known + part.limit
-        if part.beyond > MOST_BEYOND if low == "fp32" else part.largest > limit:
-            raise CheckFailedError(
-                f"expected the {name}'s graph ({low}) within {limit:.3g} of torch, got {part.largest:.3g}: it is not "
-                "the run of this bundle, or the bundle is not of this run"
-            )
+        if part is not None:
+            check_part(name, part, passport)

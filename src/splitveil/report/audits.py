@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from splitveil.audit.record import FILE, AuditRecord
 from splitveil.records import AttackResult
-from splitveil.report.runs import METRIC_NAMES, Run
+from splitveil.report.runs import METRIC_NAMES, Run, check_threats
 from splitveil.report.tables import Cell
 from splitveil.report.validity import Check
 from splitveil.report.wording import DASH, INVALID, amount, interval, joined, scalar
@@ -51,7 +51,13 @@ class Audit:
 
 def audits(runs: Sequence[Run]) -> list[Audit]:
     """Those of the runs that were audited."""
-    return [_audit(run, AuditRecord.read(run.record.path)) for run in runs if (run.record.path / FILE).is_file()]
+    return [_audit(run, _read(run)) for run in runs if (run.record.path / FILE).is_file()]
+
+
+def _read(run: Run) -> AuditRecord:
+    found = AuditRecord.read(run.record.path)
+    check_threats([found.threat, *(attack.threat for attack in found.attacks)], str(run.record.path / FILE))
+    return found
 
 
 def _audit(run: Run, found: AuditRecord) -> Audit:

@@ -26,6 +26,7 @@ __all__ = ["build_comparison_report", "matched_points"]
 _STEPS = 60
 _NEAR = 0.01
 _DAGGER = "\N{DAGGER}"
+_VOID = Cell(INVALID, "", "invalid")
 _OUTCOMES = {"pass": "passed", "fail": "FAILED", "unchecked": "unchecked"}
 
 
@@ -66,22 +67,31 @@ def _headline(record: ComparisonRecord) -> Headline | None:
         return Headline(INVALID, "no score", "A control of the comparison failed.", "invalid")
     if delta.mse_db is None:
         return Headline(DASH, meaning, f"They cannot be compared: {delta.verdict}.", "unsure")
+    unproven = _unproven(record)
+    doubt = f"; whether the attacker works is unproven, as {unproven}" if unproven else ""
     return Headline(
         f"{_signed(delta.mse_db, DASH).text} dB",
-        meaning,
-        f"{delta.other} over {delta.reference} at equal accuracy, {_between(delta.mse_db, 1, 2)} dB.",
-        "" if delta.certain else "unsure",
+        f"{meaning}{', unproven' if unproven else ''}",
+        f"{delta.other} over {delta.reference} at equal accuracy, {_between(delta.mse_db, 1, 2)} dB{doubt}.",
+        "" if delta.certain and not unproven else "unsure",
     )
+
+
+def _unproven(record: ComparisonRecord) -> str:
+    """Why nothing shows that the attacker works; empty where something does."""
+    if record.status != "unproven":
+        return ""
+    return record.checks[0].detail if record.checks else "no control was recorded"
 
 
 def matched_points(record: ComparisonRecord) -> list[PointRecord]:
     """The undefended point, and of each defense one selected point, together as near to one accuracy as they come.
 
     They are matched on validation pictures, as all that is chosen is. Accuracies within a point of each other are as
-    near; of such matches that of the highest accuracy.
+    near; of such matches that of the highest accuracy. A defense that has no selected point is shown by any of its own.
     """
-    chosen = [point for point in record.points if point.selected]
-    curves = [[point for point in chosen if point.curve == name] for name in _names(record)]
+    of_curve = [[point for point in record.points if point.curve == name] for name in _names(record)]
+    curves = [[point for point in points if point.selected] or points for points in of_curve]
     undefended = [points for points in curves if points[0].defense.name == UNDEFENDED]
     defended = [points for points in curves if points[0].defense.name != UNDEFENDED]
 
@@ -113,8 +123,10 @@ def _section(record: ComparisonRecord, shown: Sequence[PointRecord], colours: Ma
         "seeds": len(record.seeds),
         "level": f"{fixed(100 * max(levels), 0)} %",
         "status": record.status,
+        "unproven": _unproven(record),
         "converged": _share(record.converged_share),
         "unconverged": any(point.unconverged for point in record.points),
+        "void": not all(point.beats_controls for point in record.points),
         "svg": _plot(record, colours),
         "legend": [(_legend(record, name), colours[name]) for name in _names(record)],
         "shared": _shared_range(record) is not None,
@@ -130,6 +142,9 @@ def _section(record: ComparisonRecord, shown: Sequence[PointRecord], colours: Ma
 
 
 def _plot(record: ComparisonRecord, colours: Mapping[str, int]) -> Any:
+    drawn = [point for point in record.points if point.beats_controls]
+    if not drawn:
+        return ""
     points = [
         Point(
             label=_place_name(record, point) + _mark(point.unconverged),
@@ -141,11 +156,11 @@ def _plot(record: ComparisonRecord, colours: Mapping[str, int]) -> Any:
             hollow=not point.selected,
             tip=_tip(point),
         )
-        for point in record.points
+        for point in drawn
     ]
     curves = []
     for name, colour in colours.items():
-        chosen = [point for point in record.points if point.curve == name and point.selected]
+        chosen = [point for point in drawn if point.curve == name and point.selected]
         if len(chosen) < 2:
             continue
         curve = TradeOff.fit(
@@ -163,7 +178,7 @@ def _plot(record: ComparisonRecord, colours: Mapping[str, int]) -> Any:
         band=_shared_range(record),
         x_scale="log",
         size=(10.4, 5.0),
-        said="Trade-off curves. " + "; ".join(_tip(point).replace("\n", ", ") for point in record.points),
+        said="Trade-off curves. " + "; ".join(_tip(point).replace("\n", ", ") for point in drawn),
     )
 
 
@@ -217,15 +232,15 @@ def _point(point: PointRecord, colours: Mapping[str, int], seeds: int) -> dict[s
         "label": point.label if len(point.runs) == seeds else f"{point.label} ({len(point.runs)} of {seeds} seeds)",
         "colour": colours[point.curve],
         "accuracy": Cell(percent(point.accuracy.mean), _between(point.accuracy, 100, 1)),
-        "mse": Cell(fixed(point.mse.mean, 4), _between(point.mse, 1, 4)),
-        "psnr_db": fixed(point.psnr_db, 1),
+        "mse": Cell(fixed(point.mse.mean, 4), _between(point.mse, 1, 4)) if point.beats_controls else _VOID,
+        "psnr_db": Cell(fixed(point.psnr_db, 1)) if point.beats_controls else _VOID,
         "converged": _convergence(point),
         "selected": point.selected,
     }
 
 
 def _delta(delta: DeltaRecord, colours: Mapping[str, int], status: str) -> dict[str, Any]:
-    invalid = Cell(INVALID, "", "invalid") if status == "invalid" else None
+    invalid = _VOID if status == "invalid" else None
     shared = delta.accuracy_range
     return {
         "other": delta.other,

@@ -13,7 +13,7 @@ from splitveil.experiments.planning.record import CutRecord, PlanRecord
 from splitveil.report.build import write_plain_page
 from splitveil.report.plots import Point, scatter_plot
 from splitveil.report.tables import Cell
-from splitveil.report.wording import DASH, fixed, joined, percent, scalar, size_bytes
+from splitveil.report.wording import DASH, INVALID, fixed, joined, percent, scalar, size_bytes
 
 __all__ = ["build_plan_report"]
 
@@ -60,6 +60,7 @@ def build_plan_report(record: PlanRecord, out: Path) -> Path:
         },
         "costs": _costs(record),
         "rows": [_row(cut) for cut in record.cuts],
+        "void": any(cut.point is not None and not cut.point.beats_controls for cut in record.cuts),
         "unconverged": any(cut.point is not None and cut.point.unconverged for cut in record.cuts),
     }
     return write_plain_page(Path(out), "cuts.html.j2", variables)
@@ -76,9 +77,16 @@ def _row(cut: CutRecord) -> dict[str, Any]:
         "multiply_adds": scalar(cut.edge_multiply_adds),
         "cloud": percent(cut.cloud_share),
         "accuracy": _cell(point.accuracy, 100, 1) if point else Cell(DASH),
-        "mse": _cell(point.mse, 1, 4) if point else Cell(DASH),
-        "psnr_db": fixed(point.psnr_db, 1) + ("†" if point.unconverged else "") if point else DASH,
+        "mse": _error(point, _cell(point.mse, 1, 4)) if point else Cell(DASH),
+        "psnr_db": _error(point, Cell(fixed(point.psnr_db, 1) + ("†" if point.unconverged else "")))
+        if point
+        else Cell(DASH),
     }
+
+
+def _error(point: PointRecord, cell: Cell) -> Cell:
+    """The cell of an attacker's error where it beats its controls."""
+    return cell if point.beats_controls else Cell(INVALID, "", "invalid")
 
 
 def _cell(value: Interval, scale: float, digits: int) -> Cell:
@@ -101,7 +109,9 @@ def _costs(record: PlanRecord) -> Markup:
 
 def _trade(record: PlanRecord) -> Markup:
     """Accuracy against the attacker's error."""
-    tried = [(cut, cut.point) for cut in record.cuts if cut.point is not None]
+    tried = [(cut, cut.point) for cut in record.cuts if cut.point is not None and cut.point.beats_controls]
+    if not tried:
+        return Markup()
     return scatter_plot(
         [_tried(cut, point) for cut, point in tried],
         x_label="attacker MSE",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from splitveil.report.audits import Audit
 from splitveil.report.cards import CardView
 from splitveil.report.runs import Run
-from splitveil.report.validity import Judgement, baseline_of
+from splitveil.report.validity import Judgement, baseline_of, shared_attacks
 from splitveil.report.wording import INVALID, fixed, percent
 
 __all__ = ["Headline", "headline"]
@@ -62,18 +62,29 @@ def headline(
 
 
 def _against(run: Run, baseline: Run | None) -> Headline | None:
-    ours, theirs = run.worst.get("mse"), baseline.worst.get("mse") if baseline else None
-    if ours is None or theirs is None or baseline is None:
+    shared = shared_attacks(run, baseline) if baseline else None
+    if shared is None or baseline is None:
         return _alone(run, Judgement("unchecked"))
-    ratio = ours.result.mean / theirs.result.mean if theirs.result.mean > 0 else float("inf")
-    kept = _accuracies(run, baseline)
-    if ours.result.low <= theirs.result.high:
+    ours, theirs = (attack.metrics["mse"] for attack in shared)
+    ratio = ours.mean / theirs.mean if theirs.mean > 0 else float("inf")
+    kept, stronger = _accuracies(run, baseline), _stronger(run, ours.mean)
+    meaning = "how much more the attacker errs than with no defense"
+    if ours.low <= theirs.high:
         said = (
-            f"The strongest attack errs about as much on {run.label} as without a defense: their intervals touch{kept}."
+            f"The strongest attack errs about as much on {run.label} as without a defense: their intervals touch{kept}"
         )
-        return Headline(f"{ratio:.2g}{_TIMES}", "how much more the attacker errs than with no defense", said, "unsure")
-    said = f"The strongest attack errs {_times(ratio)} times as much on {run.label} as without a defense{kept}."
-    return Headline(f"{_times(ratio)}{_TIMES}", "how much more the attacker errs than with no defense", said)
+        return Headline(f"{ratio:.2g}{_TIMES}", meaning, f"{said}{stronger}.", "unsure")
+    who = "The strongest attack run on both" if stronger else "The strongest attack"
+    said = f"{who} errs {_times(ratio)} times as much on {run.label} as without a defense{kept}"
+    return Headline(f"{_times(ratio)}{_TIMES}", meaning, f"{said}{stronger}.", "unsure" if stronger else "")
+
+
+def _stronger(run: Run, error: float) -> str:
+    """An attack that errs less on the run than those that the undefended run was met with; empty if there is none."""
+    worst = run.worst.get("mse")
+    if worst is None or worst.result.mean >= error:
+        return ""
+    return f"; {run.name_of(worst.attack)}, which was not run on the undefended model, errs less on {run.label}"
 
 
 def _times(ratio: float) -> str:
@@ -93,5 +104,6 @@ def _alone(run: Run, judgement: Judgement) -> Headline:
     said = f"The strongest attack run on {run.label} brings its pictures back at {level} dB"
     meaning = "PSNR of what comes back"
     if judgement.status == "unchecked":
-        return Headline(f"{level} dB", meaning, f"{said}; nothing beside it proves that the attack works.", "unsure")
+        why = judgement.reason or "no undefended run stands beside it"
+        return Headline(f"{level} dB", meaning, f"{said}; nothing proves that the attack works: {why}.", "unsure")
     return Headline(f"{level} dB", meaning, f"{said}: this is what is to be defended.")

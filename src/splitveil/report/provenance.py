@@ -13,9 +13,11 @@ from splitveil.audit.record import FILE as AUDIT_FILE
 from splitveil.audit.record import AuditRecord
 from splitveil.certificates.card import FILE as CARD_FILE
 from splitveil.certificates.card import Card
-from splitveil.registry import MODELS
+from splitveil.experiments.recipes import load_recipe
+from splitveil.registry import MODELS, RECIPES
 from splitveil.report.runs import Run
 from splitveil.report.wording import percent, scalar, score_word
+from splitveil.specs import PlugInSpec
 from splitveil.threats import ThreatModel
 
 __all__ = ["Provenance", "provenance", "report_command"]
@@ -71,8 +73,8 @@ def _commands(run: Run) -> list[str]:
         if attack.key not in held and preset is not None:
             options = "".join(f" -p {shlex.quote(_option(key, value))}" for key, value in attack.attack.params.items())
             found.append(
-                f"splitveil attack {new} --attack {shlex.quote(attack.attack.name)}{options}{preset}"
-                f"{_seed(attack.seed)}{trust}"
+                f"splitveil attack {new} --attack {shlex.quote(attack.attack.name)}{_recipe(attack.attack)}{options}"
+                f"{preset}{_seed(attack.seed)}{trust}"
             )
     if audited:
         people = " --people" if (run.record.path / PEOPLE_FILE).is_file() else ""
@@ -104,6 +106,13 @@ def _preset(threat: Mapping[str, Any]) -> str | None:
         return None
     told = "" if name == "white_box" else f" --threat {name}"
     return told + "".join(f" --{key} {shlex.quote(str(value))}" for key, value in sorted(_unusual(threat).items()))
+
+
+def _recipe(attack: PlugInSpec) -> str:
+    """The option without which the command takes from a recipe what the parameters leave to the attack's defaults."""
+    plans = [load_recipe(entry.name).attack for entry in RECIPES]
+    taken = any(plan.name == attack.name and not plan.params.keys() <= attack.params.keys() for plan in plans)
+    return " --recipe none" if taken else ""
 
 
 def _option(key: str, value: Any) -> str:

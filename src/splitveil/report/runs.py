@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from splitveil.errors import InputError, MissingDataError
-from splitveil.records import AttackResult, Evaluation, MetricResult, RunRecord
-from splitveil.specs import RunSpec
+from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["METRIC_NAMES", "UNDEFENDED", "Finding", "Run", "load_runs"]
+from splitveil.errors import InputError, MissingDataError, SpecError
+from splitveil.records import AttackResult, Evaluation, MetricResult, RunRecord
+from splitveil.specs import RunSpec, parse
+
+__all__ = ["METRIC_NAMES", "UNDEFENDED", "Finding", "Run", "check_threats", "load_runs"]
 
 UNDEFENDED = "none"
 """The defense whose run is the control of all others."""
@@ -112,6 +114,37 @@ def load_runs(records: Sequence[RunRecord]) -> list[Run]:
     return [replace(run, colour=0 if run.undefended else 1 + defended.index(run.label) % _COLOURS) for run in ordered]
 
 
+class _Threat(BaseModel):
+    """What the page reads of a recorded threat model; names that are not known are text to it."""
+
+    model_config = ConfigDict(strict=True)
+
+    grants: list[str] = Field(default_factory=list)
+    knows_mechanism: bool = True
+    auxiliary: str = "same"
+    observations: int = Field(default=1, ge=1)
+    query_budget: int | None = None
+    duplicates: str = "exact"
+    shift: str | None = None
+
+
+def check_threats(threats: Iterable[Mapping[str, Any]], source: str) -> None:
+    """See that what attackers were granted has the form that the page reads.
+
+    Args:
+        threats: as recorded.
+        source: the file that they are in, for the message.
+
+    Raises:
+        SpecError: a value has another type, or cannot be.
+    """
+    for threat in threats:
+        try:
+            parse(_Threat, dict(threat), f"threat model in '{source}'")
+        except SpecError as error:
+            raise SpecError(f"{error}; restore the file, or remove it and attack again") from error
+
+
 def _read(record: RunRecord) -> Run:
     notes = []
     try:
@@ -125,6 +158,7 @@ def _read(record: RunRecord) -> Run:
         epochs = ()
         notes.append("its event log cannot be read")
     evaluation, attacks = record.evaluation, tuple(record.attacks)
+    check_threats((attack.threat for attack in attacks), str(record.path / "attacks.json"))
     if evaluation is None:
         notes.append("not evaluated yet")
     if not attacks:

@@ -14,9 +14,10 @@ from splitveil.records import AttackResult
 from splitveil.report.runs import Run
 from splitveil.report.wording import fixed, joined
 
-__all__ = ["CONTROL_NAMES", "Check", "Judgement", "baseline_of", "checks", "judge"]
+__all__ = ["CONTROL_NAMES", "Check", "Judgement", "baseline_of", "checks", "judge", "shared_attacks"]
 
 CONTROL_NAMES = {"mean_image": "mean image", "class_mean": "class mean", "ridge": "ridge"}
+_OTHERS = "no attack was run on it and, with the same parameters, threat model and seed, on the undefended model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,8 @@ class Judgement:
     """Whether a run's attack scores may be read.
 
     Args:
-        status: ``valid``; ``invalid``; ``unchecked`` where no undefended run of the same data and model stands beside
-            it; ``none`` where there is no attack.
+        status: ``valid``; ``invalid``; ``unchecked`` where no undefended run of the same data and model, met with the
+            same attack, stands beside it; ``none`` where there is no attack.
         reason: why, as the rest of a sentence; empty for ``valid`` and ``none``.
     """
 
@@ -43,13 +44,35 @@ class Check:
 
 
 def baseline_of(run: Run, runs: Sequence[Run]) -> Run | None:
-    """The attacked undefended run of the same data and model, of the same seed where there is one."""
-    same = [
-        other
-        for other in runs
-        if other.undefended and other.attacks and (other.spec.data, other.spec.model) == (run.spec.data, run.spec.model)
-    ]
-    return next((other for other in same if other.spec.seed == run.spec.seed), same[0] if same else None)
+    """The attacked undefended run of the same data and model, of the same seed where there is one.
+
+    Where the pictures lie, and whether they were streamed, makes no other data of them; of several such runs one is
+    taken that was met with an attack that the run was met with, too.
+    """
+    same = [other for other in runs if other.attacks and other.spec.is_control_of(run.spec)]
+    return min(same, key=lambda other: (other.spec.seed != run.spec.seed, not shared_attacks(run, other)), default=None)
+
+
+def shared_attacks(run: Run, baseline: Run) -> tuple[AttackResult, AttackResult] | None:
+    """The worst error of the same attack on both; None where none was run on both.
+
+    The same is an attack of one name, with the same parameters, threat model and seed, that beats its controls on both:
+    the errors of different attackers say more of these than of the defense. Each side is the attack with the smallest
+    error there, among those.
+    """
+    theirs = {attack.key: attack for attack in _scored(baseline)}
+    pairs = [(attack, theirs[attack.key]) for attack in _scored(run) if attack.key in theirs]
+    if not pairs:
+        return None
+    return min((ours for ours, _ in pairs), key=_error), min((other for _, other in pairs), key=_error)
+
+
+def _scored(run: Run) -> list[AttackResult]:
+    return [attack for attack in run.attacks if attack.beats_controls and "mse" in attack.metrics]
+
+
+def _error(attack: AttackResult) -> float:
+    return attack.metrics["mse"].mean
 
 
 def judge(run: Run, runs: Sequence[Run]) -> Judgement:
@@ -65,9 +88,10 @@ def judge(run: Run, runs: Sequence[Run]) -> Judgement:
         return Judgement("unchecked", "no undefended run of the same data and model stands beside it")
     if not _sound(baseline):
         return Judgement("invalid", "the attack fails its control on the undefended model")
-    if _compare(run, baseline) == "fail":
+    outcome = _compare(run, baseline)
+    if outcome == "fail":
         return Judgement("invalid", "it leaks more than the undefended model")
-    return Judgement("valid")
+    return Judgement("unchecked", _OTHERS) if outcome == "unchecked" else Judgement("valid")
 
 
 def _sound(run: Run) -> bool:
@@ -88,14 +112,15 @@ def _missed_controls(attack: AttackResult | None) -> str:
     return f"the attack (MSE {fixed(attack.metrics['mse'].mean, 4)}) does not beat {joined(lost)}"
 
 
-def _compare(run: Run, baseline: Run) -> Literal["pass", "unclear", "fail"]:
-    """Whether the attacker's error is larger than on the undefended model; touching intervals are unclear."""
-    ours, theirs = run.worst.get("mse"), baseline.worst.get("mse")
-    if ours is None or theirs is None:
-        return "unclear"
-    if ours.result.high < theirs.result.low:
+def _compare(run: Run, baseline: Run) -> Literal["pass", "unclear", "fail", "unchecked"]:
+    """Whether the error of the same attacks is larger than on the undefended model; touching intervals are unclear."""
+    shared = shared_attacks(run, baseline)
+    if shared is None:
+        return "unchecked"
+    ours, theirs = (attack.metrics["mse"] for attack in shared)
+    if ours.high < theirs.low:
         return "fail"
-    return "pass" if ours.result.low > theirs.result.high else "unclear"
+    return "pass" if ours.low > theirs.high else "unclear"
 
 
 def checks(runs: Sequence[Run]) -> list[Check]:
@@ -117,7 +142,7 @@ def _undefended_breaks(runs: Sequence[Run]) -> Check:
 
 def _undefended_is_worst(runs: Sequence[Run]) -> Check:
     title = "The undefended model is the most broken"
-    outcomes: dict[str, list[str]] = {"pass": [], "unclear": [], "fail": []}
+    outcomes: dict[str, list[str]] = {"pass": [], "unclear": [], "fail": [], "unchecked": []}
     for run in runs:
         baseline = baseline_of(run, runs)
         if baseline is not None and _sound(run) and not run.undefended:
@@ -130,6 +155,8 @@ def _undefended_is_worst(runs: Sequence[Run]) -> Check:
         )
     if outcomes["pass"]:
         return Check(title, "pass", f"Errors are clearly larger on {joined(outcomes['pass'])}.")
+    if outcomes["unchecked"]:
+        return Check(title, "unchecked", f"Of {joined(outcomes['unchecked'])}: {_OTHERS}.")
     return Check(title, "unchecked", "There is no pair of a defended and an undefended run of the same data and model.")
 
 

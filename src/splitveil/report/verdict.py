@@ -68,6 +68,7 @@ def _caution(judgements: Sequence[Judgement]) -> str:
         return "A score marked INVALID failed a control. It is not a good score; it is no score."
     if any(judgement.status == "unchecked" for judgement in judgements):
         return (
-            "No undefended run of the same data and model stands beside every score, so the attack is unproven there."
+            "No undefended run of the same data and model, met with the same attack, stands beside every score, so the "
+            "attack is unproven there."
         )
     return ""

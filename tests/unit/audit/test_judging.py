@@ -149,7 +149,9 @@ def test_half_the_epochs_that_an_earlier_audit_trained_are_not_trained_again(
     found = run._on_half(target, longer, lambda _: Observer(), None)
     assert (found, trained) == (metric(0.05), [short])
     key = attack_key(short, THREAT, 0)
-    RunRecord(tmp_path).add_attack(attack("decoder", 0.03).model_copy(update={"attack": short, "key": key}))
+    update = {"attack": short, "key": key, "samples": "kept.safetensors"}
+    (tmp_path / "kept.safetensors").touch()
+    RunRecord(tmp_path).add_attack(attack("decoder", 0.03).model_copy(update=update))
     assert run._on_half(target, longer, lambda _: Observer(), tmp_path) == metric(0.03)
     assert len(trained) == 1
     target.auxiliary_digest = lambda _: "another data set"

@@ -9,6 +9,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -32,10 +33,14 @@ from cloud_fixtures import (
 )
 from fastapi import FastAPI
 
+from bundle_fixtures import make_bundle
+from splitveil.cloud import protocol
 from splitveil.cloud.app import create_app, service_of
 from splitveil.cloud.logs import LOGGER, JsonLines
+from splitveil.cloud.protocol import InferRequest
 from splitveil.cloud.settings import ServeSettings
 from splitveil.export.graph import run_onnx
+from splitveil_edge.client import AsyncEdgeClient
 from splitveil_edge.errors import TrustError
 from splitveil_edge.passport import CLOUD, read_passport
 from splitveil_edge.signing import make_key
@@ -207,7 +212,8 @@ def test_a_quantised_release_travels_as_bytes(tmp_path: Path) -> None:
 def test_an_edge_that_names_another_passport_is_refused(app: FastAPI) -> None:
     digest = service_of(app).passport.digest
     for claimed in (digest, digest[:16]):
-        assert ask(app, "POST", INFER, json=json_request(R, parameters={"passport": claimed})).status_code == 200
+        answer = ask(app, "POST", INFER, json=json_request(R, parameters={"passport": claimed}))
+        assert answer.json()["parameters"] == {"passport": claimed}
     for claimed in ("0" * 64, digest[:8], "", 7):
         said = refused(ask(app, "POST", INFER, json=json_request(R, parameters={"passport": claimed})), 400)
         assert "both sides of one bundle" in said
@@ -226,6 +232,73 @@ def test_bodies_beyond_the_limit_are_413(bundle: Path) -> None:
     assert len(bomb) < 20_000
     assert "inflates" in refused(ask(app, "POST", INFER, content=bomb, headers={"Content-Encoding": "gzip"}), 413)
     assert refused(ask(app, "POST", INFER, content=b"x", headers={"Content-Encoding": "br"}), 415)
+
+
+def test_a_small_body_of_many_lists_is_refused_before_it_is_decoded(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(bundle, changed(limits=Limits(max_inflated_bytes=40_000_000)))
+    bomb = gzip.compress(b'{"a":[' + b"[]," * 10_000_000 + b"[]]}", 9)
+    assert len(bomb) < 100_000
+    monkeypatch.setattr(protocol, "_json", lambda text, decoder: pytest.fail("it was decoded"))
+    said = refused(ask(app, "POST", INFER, content=bomb, headers={"Content-Encoding": "gzip"}), 400)
+    assert "times [, which 256 rows need, got more" in said
+
+
+@pytest.mark.parametrize("form", ["long", "gzip"])
+def test_health_answers_while_a_body_is_read(app: FastAPI, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    service, begun, healthy = service_of(app), threading.Event(), threading.Event()
+    parse = service.parse
+
+    def slow(*arguments: Any) -> InferRequest:
+        begun.set()
+        assert healthy.wait(30)
+        return parse(*arguments)
+
+    monkeypatch.setattr(service, "parse", slow)
+    body = json.dumps(json_request(releases(256 if form == "long" else 1))).encode()
+    options: dict[str, Any] = {"content": body}
+    if form == "gzip":
+        options = {"content": gzip.compress(body), "headers": {"Content-Encoding": "gzip"}}
+
+    async def speak(client: httpx.AsyncClient) -> int:
+        asked = asyncio.create_task(client.post(INFER, **options))
+        await asyncio.to_thread(begun.wait, 30)
+        assert (await client.get("/v2/health/ready")).status_code == 200
+        healthy.set()
+        return (await asked).status_code
+
+    assert talk(app, speak) == 200
+
+
+def test_a_body_that_waits_too_long_to_be_read_is_503(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(bundle, changed(limits=Limits(request_timeout_s=0.05)))
+    service, end = service_of(app), threading.Event()
+    monkeypatch.setattr(service, "parse", lambda *arguments: end.wait(30))
+    answer = ask(app, "POST", INFER, content=gzip.compress(b"{}"), headers={"Content-Encoding": "gzip"})
+    end.set()
+    assert "try again later" in refused(answer, 503)
+
+
+def test_a_client_notices_that_the_server_holds_another_bundle(tmp_path: Path) -> None:
+    whole = make_bundle(tmp_path / "whole", finish=True)
+    other = cloud_bundle(tmp_path / "other", seed=1)
+    apps = [create_app(cloud_bundle(tmp_path / "one", finish=True), SMALL), create_app(other, SMALL)]
+    x = np.zeros((1, 1, 8, 8), np.float32)
+
+    async def switching(scope: Any, receive: Any, send: Any) -> None:
+        await apps[0](scope, receive, send)
+
+    async def speak() -> None:
+        transport = httpx.ASGITransport(switching)
+        async with AsyncEdgeClient(whole, "http://localhost", transport=transport) as client:
+            assert (await client.predict(x)).shape == (1, 10)
+            del apps[0]
+            for _ in range(2):
+                with pytest.raises(TrustError, match="expected a server with the passport"):
+                    await client.predict(x)
+
+    asyncio.run(speak())
 
 
 def test_the_default_limit_holds_the_largest_request_as_text(bundle: Path) -> None:

@@ -157,8 +157,42 @@ def test_pictures_are_read_as_training_reads_them(tmp_path: Path) -> None:
         read_picture(tmp_path / "grey.png", (1, 8, 8))[0, 0], colours[..., 0] / np.float32(255)
     )
     assert read_picture(tmp_path / "rgb.png", (3, 4, 6), fit="resize").shape == (1, 3, 4, 6)
+    expected = np.asarray(Image.fromarray(colours).convert("L"), np.float32) / np.float32(255)
+    np.testing.assert_array_equal(read_picture(tmp_path / "rgb.png", (1, 8, 8))[0, 0], expected)
     with pytest.raises(InputError, match=r"expected 6x4 pixels .* got 8x8: resize it, or pass --resize"):
         read_picture(tmp_path / "rgb.png", (3, 4, 6))
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(InputError, match="expected a picture in"):
         read_picture(tmp_path / "text.png", (1, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["grey", "colour", "deep", "clear", "palette"])
+@pytest.mark.parametrize("sides", [(13, 40), (40, 13), (30, 30), (16, 16)], ids=["wide", "tall", "square", "exact"])
+def test_pictures_are_resized_as_training_resizes_them(tmp_path: Path, kind: str, sides: tuple[int, int]) -> None:
+    from splitveil.data.images import open_picture
+
+    rng, file = np.random.default_rng(0), tmp_path / "picture.png"
+    colours = rng.integers(0, 256, (*sides, 4), dtype=np.uint8)
+    pictures = {
+        "grey": lambda: Image.fromarray(colours[..., 0]),
+        "colour": lambda: Image.fromarray(colours[..., :3].copy()),
+        "deep": lambda: Image.fromarray(rng.integers(0, 65536, sides, dtype=np.uint16)),
+        "clear": lambda: Image.fromarray(colours),
+        "palette": lambda: Image.fromarray(colours[..., :3].copy()).quantize(16),
+    }
+    pictures[kind]().save(file)
+    pixels = open_picture((file.name, lambda: file.open("rb")), 16)
+    planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    expected = (np.broadcast_to(planes, (3, 16, 16)) / np.float32(255))[None]
+    np.testing.assert_array_equal(read_picture(file, (3, 16, 16), fit="resize"), expected)
+    if len(planes) == 1:
+        np.testing.assert_array_equal(read_picture(file, (1, 16, 16), fit="resize"), expected[:, :1])
+
+
+def test_a_picture_without_a_range_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "floats.tiff")
+    with pytest.raises(InputError, match=r"expected whole numbers as pixels .* got floats: convert it to 8 bits"):
+        read_picture(tmp_path / "floats.tiff", (1, 8, 8))
+    Image.fromarray(np.full((8, 8), 70000, np.int32)).save(tmp_path / "deep.tiff")
+    with pytest.raises(InputError, match="expected at most 16 bits per pixel"):
+        read_picture(tmp_path / "deep.tiff", (1, 8, 8))

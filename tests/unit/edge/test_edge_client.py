@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from splitveil_edge.ledger import Budget, Ledger
 from splitveil_edge.noise import KeyedNoise
 from splitveil_edge.protocol import LENGTH_HEADER
 from splitveil_edge.retrying import Retries
+from splitveil_edge.transport import Security, client_options
 
 HERE = "http://127.0.0.1:8000"
 QUICK = Retries(attempts=4, first_s=0.0, longest_s=0.0)
@@ -68,6 +73,81 @@ def test_the_async_client_does_the_same(bundle: Path) -> None:
 
     np.testing.assert_allclose(anyio.run(ask), expected_outputs(bundle, cloud), atol=1e-5)
     assert [request.method for request in cloud.requests] == ["GET", "POST"] * 3
+
+
+def test_without_tls_no_proxy_of_the_environment_is_asked(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with counting_server(Cloud(bundle)) as (proxy, seen), counting_server(Cloud(bundle)) as (server, received):
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, proxy)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        with EdgeClient(bundle, server, token="t" * 43, retries=QUICK) as client:
+            assert client.predict(X).shape == (3, 10)
+    assert len(received) == 2
+    assert seen == []
+
+
+def test_with_tls_a_proxy_of_the_environment_is_asked(bundle: Path) -> None:
+    options = [client_options(server, Security(), 1.0, None)["trust_env"] for server in (HERE, "https://tail.example")]
+    assert options == [False, True]
+
+
+def test_a_release_names_its_passport(bundle: Path) -> None:
+    cloud = Cloud(bundle)
+    with client_of(bundle, cloud) as client:
+        client.predict(X)
+    head = json.loads(cloud.posted[0][: int(cloud.requests[-1].headers[LENGTH_HEADER])])
+    assert head["parameters"]["passport"] == cloud.passport.digest[:16]
+
+
+def test_a_server_that_holds_another_bundle_by_now_is_no_longer_trusted(bundle: Path, tmp_path: Path) -> None:
+    other = make_bundle(tmp_path, finish=True, created="2025-03-01T00:00:00Z")
+    cloud, restarted = Cloud(bundle), Cloud(other, (400,) * 9)  # what refuses the passport that a release names
+    turns = [cloud, cloud, restarted, restarted, restarted]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return turns.pop(0)(request)
+
+    with client_of(bundle, answer) as client:
+        client.predict(X)
+        with pytest.raises(TrustError, match="it differs in created"):
+            client.predict(X)
+        with pytest.raises(TrustError, match="it differs in created"):
+            client.predict(X)
+    assert len(restarted.posted) == 1
+
+
+def test_the_async_client_ends_an_attempt_whose_headers_drip(bundle: Path) -> None:
+    with dripping_server() as server:
+
+        async def ask() -> None:
+            async with AsyncEdgeClient(bundle, server, timeout_s=0.3, retries=Retries(attempts=1)) as client:
+                with anyio.fail_after(5), pytest.raises(UnavailableError, match="took too long"):
+                    await client.meet()
+
+        anyio.run(ask)
+
+
+@contextmanager
+def dripping_server() -> Iterator[str]:
+    """Sends a header that never ends, byte by byte."""
+    listener, end = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while not end.wait(0.02):
+                connection.sendall(b"x")
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        end.set()
+        thread.join(10)
+        listener.close()
 
 
 def test_quantised_releases_travel_packed(tmp_path: Path) -> None:
@@ -120,6 +200,8 @@ def test_waits_grow_and_heed_the_server() -> None:
     assert retries.asked(0.1, "3") == 3.0
     assert retries.asked(0.1, "3600") == 5.0
     assert retries.asked(0.1, "Wed, 21 Oct 2026 07:28:00 GMT") == 0.1
+    assert list(Retries(attempts=2000, first_s=0, longest_s=0).waits()) == [0.0] * 1999
+    assert max(Retries(attempts=2000, first_s=0.1, longest_s=1).waits()) <= 1.0
     with pytest.raises(UsageError):
         Retries(attempts=0)
 
@@ -142,6 +224,7 @@ def test_a_server_of_another_bundle_gets_nothing(bundle: Path, tmp_path: Path) -
         (b"<html>", ServerError, "check the address"),
         (b"[]", ServerError, "check the address"),
         (b'{"passport": {}}', ServerError, "check the address"),
+        (b'{"passport": {"sha256": "\\u001b[2J", "body": null}}', TrustError, r"of this bundle, got \[2J…: nothing"),
         (b"[" * 100_000, ServerError, "check the address"),
     ],
 )
@@ -166,6 +249,16 @@ def test_metadata_that_is_none(bundle: Path, body: bytes, error: type[Exception]
         (b"{}", {LENGTH_HEADER: "-1"}, LENGTH_HEADER),
         (b"{}", {LENGTH_HEADER: "99"}, LENGTH_HEADER),
         (b"{}", {"content-encoding": "gzip"}, "cannot ask"),
+        (
+            b'{"outputs": [{"name": "reply", "shape": [3, 10], "datatype": "FP32", "data": [1%s]}]}' % (b"0" * 400),
+            {},
+            "OverflowError",
+        ),
+        (
+            b'{"outputs": [{"name": "reply", "shape": [1], "datatype": "\\u001b[2J", "data": [1]}]}',
+            {},
+            r"got \[2J \(1,\) with 1 values",
+        ),
     ],
 )
 def test_answers_that_are_none(bundle: Path, content: bytes, headers: dict[str, str], reason: str) -> None:
@@ -180,10 +273,22 @@ def test_answers_that_are_none(bundle: Path, content: bytes, headers: dict[str, 
         client.predict(X)
 
 
-@pytest.mark.parametrize(("value", "reason"), [(float("nan"), "finite"), (1.0, "another")])
-def test_a_reply_that_is_not_finite_or_under_another_passport(bundle: Path, value: float, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "named", "reason"),
+    [
+        (float("nan"), None, "finite"),
+        (1e300, None, "finite"),
+        (1.0, "0" * 16, "under 0000000000000000…: the server holds another bundle now"),
+        (1.0, "", "another"),
+        (1.0, 7, "another"),
+        (1.0, "\x1b[2J", r"under \[2J…"),
+    ],
+)
+def test_a_reply_that_is_not_finite_or_under_another_passport(
+    bundle: Path, value: float, named: Any, reason: str
+) -> None:
     cloud = Cloud(bundle)
-    said = {"passport": cloud.passport.digest if reason == "finite" else "0" * 64}
+    said = {"passport": cloud.passport.digest[:16] if named is None else named}
 
     def answer(request: httpx.Request) -> httpx.Response:
         if request.method == "GET":
@@ -242,6 +347,15 @@ def test_keyed_releases_are_counted_once(bundle: Path, tmp_path: Path) -> None:
     assert ledger.total().releases == 3
 
 
+def test_another_secret_makes_another_release(bundle: Path, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite", Budget(releases=1))
+    for _ in range(2):
+        Edge(bundle, noise=KEYED, ledger=ledger).release(X)
+    with pytest.raises(BudgetError):
+        Edge(bundle, noise=KeyedNoise(bytes([1]) * 32), ledger=ledger).release(X)
+    assert ledger.total().releases == 3
+
+
 def test_fresh_noise_differs_from_release_to_release(bundle: Path) -> None:
     edge = Edge(bundle)
     first, second = edge.release(X), edge.release(X)
@@ -285,7 +399,7 @@ def test_few_bytes_go_over_the_wire_beyond_the_tensor(tmp_path: Path, bits: int 
             assert client.predict(X[:1]).shape == (1, 10)
     overhead = [len(raw) - tensor for raw in received[1:]]  # after the metadata, headers and token included
     assert len(overhead) == 2
-    assert max(overhead) <= 350
+    assert max(overhead) <= 380
     assert b"Bearer " + b"t" * 43 in received[1]
 
 

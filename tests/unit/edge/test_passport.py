@@ -13,8 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundle_fixtures import make_bundle
+from splitveil_edge import errors
 from splitveil_edge.edge import Edge
-from splitveil_edge.errors import EdgeError, InputError, MissingFileError, PassportError, TrustError
+from splitveil_edge.errors import (
+    EdgeError,
+    InputError,
+    MissingExtraError,
+    MissingFileError,
+    PassportError,
+    TrustError,
+)
 from splitveil_edge.passport import CLOUD, EDGE, PASSPORT, SIGNATURE, parse_passport, read_passport
 from splitveil_edge.reading import dump_json
 from splitveil_edge.signing import Signature, make_key, sign
@@ -127,6 +135,25 @@ def test_no_value_anywhere_does_more_than_raise(facts: dict[str, Any], data: st.
         return
     assert passport.body == body
     assert passport.release_nats is None or passport.release_nats >= 0
+
+
+@pytest.mark.parametrize("text", ["ä" * 44, "=" * 44, "A" * 40, "A"])
+def test_a_signature_that_is_no_base64(text: str) -> None:
+    seal = {"algorithm": "ed25519", "public_key": text, "signature": "A" * 88}
+    with pytest.raises(PassportError, match="public_key"):
+        Signature.parse(json.dumps(seal).encode())
+
+
+@pytest.mark.parametrize(
+    ("extra", "alone", "beside"),
+    [("png", "splitveil-edge[png]", "splitveil"), ("sign", "splitveil-edge[sign]", "splitveil[serve]")],
+)
+def test_what_is_missing_is_installed_with_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, extra: str, alone: str, beside: str
+) -> None:
+    for found, wanted in ((None, alone), (object(), beside)):
+        monkeypatch.setattr(errors, "find_spec", lambda name, found=found: found)
+        assert str(MissingExtraError("package", extra, "a test")).endswith(f"run  pip install '{wanted}'")
 
 
 @settings(deadline=None, max_examples=100)

@@ -15,7 +15,7 @@ from splitveil.errors import InputError, OutputError
 from splitveil.experiments.api import make_spec
 from splitveil.experiments.attacking import attack_key
 from splitveil.experiments.compare.analysis import analyse
-from splitveil.experiments.compare.api import PLAN, compare
+from splitveil.experiments.compare.api import PLAN, Kind, claim_folder, compare
 from splitveil.experiments.compare.plan import Cell, cell_of
 from splitveil.experiments.compare.record import ComparisonRecord
 from splitveil.experiments.compare.validity import CONTROLS
@@ -50,8 +50,12 @@ def finish(
     val: tuple[float, float] | None = None,
     converged: bool | None = True,
     controls: Sequence[str] = CONTROLS,
+    ahead: float = 1.0,
 ) -> None:
-    """Leave what a run leaves that scores so on test, and so (or as `val` says) on validation pictures."""
+    """Leave what a run leaves that scores so on test, and so (or as `val` says) on validation pictures.
+
+    The attacker errs by `ahead` less than its controls.
+    """
     record = RunRecord(out / done.name)
     record.path.mkdir(parents=True)
     val_accuracy, val_mse = val or (accuracy, mse)
@@ -69,8 +73,8 @@ def finish(
             threat=THREAT.to_json(),
             seed=done.spec.seed,
             metrics={"mse": metric(error), "psnr": metric(-10 * np.log10(error))},
-            controls={name: {"mse": metric(error + 1)} for name in controls},
-            beats_controls=True,
+            controls={name: {"mse": metric(error + ahead)} for name in controls},
+            beats_controls=ahead > 0,
             converged=converged,
             facts={"best_val_mse": val_mse},
             samples=f"samples/{key}.safetensors",
@@ -121,6 +125,59 @@ def test_a_parameter_that_is_a_word_makes_a_curve_of_its_own(tmp_path: Path) -> 
     assert delta.mse_db is not None
     assert delta.mse_db.mean == pytest.approx(10 * np.log10(4), abs=1e-5)
     assert all(point.selected for point in record.points)
+
+
+@pytest.mark.parametrize(("ahead", "status"), [(-0.001, "invalid"), (0.0, "valid")])
+def test_a_curve_whose_attacker_fails_its_controls_gives_no_number(tmp_path: Path, ahead: float, status: str) -> None:
+    """Where a control is better the attacker is blind; where none is, the release may tell nothing."""
+    cells = []
+    for defense, factor, lead in (("gaussian", 1.0, 1.0), ("cem", 4.0, ahead), ("disco", 2.0, 1.0)):
+        for number, level in enumerate(LEVELS):
+            cells.append(cell(defense, 0, noise_std=level))
+            finish(tmp_path, cells[-1], 0.9 - 0.1 * number, 0.01 * 2**number * factor, ahead=lead)
+    cells.append(cell("none", 0))
+    finish(tmp_path, cells[-1], 0.95, 0.005)
+    record = read(cells, tmp_path)
+    found = {(delta.reference, delta.other): delta for delta in record.deltas}
+    assert found["gaussian", "cem"].verdict == found["cem", "disco"].verdict == "controls not beaten"
+    assert found["gaussian", "cem"].mse_db is None
+    assert found["gaussian", "disco"].mse_db is not None
+    assert [point.selected for point in record.points] == [point.defense.name != "cem" for point in record.points]
+    assert record.status == status
+    assert ComparisonRecord.model_validate_json(record.model_dump_json()) == record
+
+
+def test_a_point_whose_attacker_fails_its_controls_is_on_no_curve(tmp_path: Path) -> None:
+    """The curve ends before it: its large error would have been the best of all."""
+    cells = curves(tmp_path, seeds=1)
+    lost = cell("cem", 0, noise_std=0.8)
+    finish(tmp_path, lost, 0.95, 1.0, ahead=-0.1)
+    record = read([*cells, lost], tmp_path)
+    assert [point.selected for point in record.points if point.curve == "cem"] == [True, True, True, False]
+    assert record.deltas[0].mse_db is not None
+    assert record.deltas[0].mse_db.mean == pytest.approx(10 * np.log10(2), abs=1e-5)
+    assert record.status == "valid"
+
+
+def test_what_an_audit_lets_pass_takes_no_interval_from_controls(tmp_path: Path) -> None:
+    strong = cell("cem", 0, noise_std=0.8)
+    finish(tmp_path, strong, 0.7, 0.05, ahead=0.0)
+    weak = cell("cem", 0, noise_std=0.4)
+    finish(tmp_path, weak, 0.7, 0.05, ahead=-0.01)
+    points = {point.label: point for point in read([strong, weak], tmp_path).points}
+    assert points["cem noise_std=0.8"].tells_nothing
+    assert not points["cem noise_std=0.4"].tells_nothing
+
+
+@pytest.mark.parametrize("lost", ["samples/test.safetensors", "samples/decoder-"])
+def test_scores_that_are_lost_or_damaged_are_one_error_with_a_cure(tmp_path: Path, lost: str) -> None:
+    cells = curves(tmp_path, seeds=1)
+    [file] = (tmp_path / cells[0].name).glob(f"{lost}*")
+    for damage in (lambda: file.write_bytes(b"not this"), file.unlink):
+        damage()
+        with pytest.raises(InputError, match="again") as told:
+            read(cells, tmp_path)
+        assert str(file) in str(told.value)
 
 
 def test_validation_alone_selects_whatever_the_test_scores_say(tmp_path: Path) -> None:
@@ -176,6 +233,31 @@ def test_the_share_of_converged_attackers_is_in_every_summary(
 def test_controls_that_the_threat_model_forbids_are_missed(tmp_path: Path) -> None:
     record = read(curves(tmp_path, seeds=1, controls=("mean_image", "ridge")), tmp_path)
     assert record.status == "unproven"
+
+
+@pytest.mark.parametrize(("kind", "other"), [("comparison", "plan"), ("plan", "comparison")])
+def test_a_folder_of_another_kind_is_refused(tmp_path: Path, kind: Kind, other: Kind) -> None:
+    def claim(as_kind: Kind) -> None:
+        claim_folder(tmp_path, [cell("none", 0)], kind=as_kind, recipe="tiny", threat=THREAT)
+
+    claim(kind)
+    claim(kind)
+    before = (tmp_path / PLAN).read_text()
+    with pytest.raises(OutputError, match=f"earlier {other}, .* got a folder of a {kind}"):
+        claim(other)
+    assert (tmp_path / PLAN).read_text() == before
+    older = {key: value for key, value in json.loads(before).items() if key != "kind"}
+    (tmp_path / PLAN).write_text(json.dumps(older))
+    (tmp_path / {"comparison": "comparison.json", "plan": "cuts.json"}[kind]).write_text("{}")
+    with pytest.raises(OutputError, match=f"got a folder of a {kind}"):
+        claim(other)
+    claim(kind)
+
+
+def test_a_folder_that_was_marked_before_marks_had_a_kind_goes_on(tmp_path: Path) -> None:
+    (tmp_path / PLAN).write_text('{"recipe": "tiny", "threat": {}, "runs": []}')
+    claim_folder(tmp_path, [cell("none", 0)], kind="plan", recipe="tiny", threat=THREAT)
+    assert json.loads((tmp_path / PLAN).read_text())["kind"] == "plan"
 
 
 @pytest.mark.parametrize("text", ["1. buy milk", "[]", '{"runs": []}'])

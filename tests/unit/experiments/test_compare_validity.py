@@ -43,7 +43,7 @@ SOUND = (point("none", 0.01), point("gaussian", 0.02, noise_std=0.1), point("gau
 
 
 def test_a_sound_comparison_passes() -> None:
-    assert outcomes(*SOUND) == ["pass", "pass", "pass"]
+    assert outcomes(*SOUND) == ["pass", "pass", "pass", "pass"]
 
 
 def test_an_attacker_that_is_blind_on_the_undefended_model_proves_nothing() -> None:
@@ -73,6 +73,27 @@ def test_more_noise_that_leaks_more_is_wrong_beyond_the_intervals(mse: float, ou
 def test_only_points_that_differ_in_noise_alone_are_held_against_each_other() -> None:
     other = [point("cem", 0.02, noise_std=0.1, weight=1.0), point("cem", 0.01, noise_std=0.2, weight=0.1)]
     assert outcomes(SOUND[0], *other)[2] == "unchecked"
+
+
+def test_points_that_do_not_beat_their_controls_are_named_and_a_curve_of_them_fails() -> None:
+    blind = point("gaussian", 0.05, beats=False, noise_std=0.4)
+    kept = check_points((*SOUND, blind))[3]
+    assert kept.outcome == "pass"
+    assert "gaussian noise_std=0.4" in kept.detail
+    lost = check_points((*SOUND, point("cem", 0.05, beats=False)))
+    assert lost[3].outcome == "fail"
+    assert "no point of cem is left" in lost[3].detail
+    assert status_of(lost) == "invalid"
+    assert outcomes(SOUND[0])[3] == "unchecked"
+
+
+def test_a_release_that_may_tell_nothing_takes_no_number_from_others() -> None:
+    """As in an audit, where a control must do better beyond the intervals to make it invalid."""
+    silent = point("cem", 0.05, beats=False).model_copy(update={"tells_nothing": True})
+    checks = check_points((*SOUND, silent))
+    assert checks[3].outcome == "unchecked"
+    assert "may tell nothing" in checks[3].detail
+    assert status_of(checks) == "valid"
 
 
 def test_every_check_says_what_it_saw() -> None:

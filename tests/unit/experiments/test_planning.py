@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from plan_nets import cut_net, net
+from safetensors.torch import load_file
 
+from splitveil.cli.plan import _show
 from splitveil.errors import InputError, OutputError, SpecError, UnknownNameError, UsageError
+from splitveil.experiments.compare.api import claim_folder, compare
 from splitveil.experiments.engines.jobs import Board, Desk, Job, Outcome, SilentBoard
 from splitveil.experiments.planning.api import Tries, plan, spread
 from splitveil.experiments.planning.record import PlanRecord
@@ -111,11 +116,57 @@ def test_with_pictures_each_place_has_a_run_and_its_figures(tried: tuple[PlanRec
         assert cut.edge_multiply_adds == multiply_adds(parts.head, SHAPE)
     assert found.trial.undefended is not None
     assert found.trial.undefended.defense.name == "none"
-    assert any(cut.front for cut in found.cuts)
+    assert found.trial.checks[3].outcome == "fail", "one epoch of attack beats no control"
+    assert not any(cut.front for cut in found.cuts)
     assert PlanRecord.read(out) == found
     page = build_plan_report(found, out / "report.html").read_text()
-    assert "Accuracy against the attacker" in page
+    assert "Accuracy against the attacker" not in page
     assert "recipe tiny, 1 seed)" in page
+
+
+@pytest.mark.parametrize("weak", ["4", "everywhere"])
+def test_a_place_whose_attacker_fails_its_controls_is_on_no_front(
+    tried: tuple[PlanRecord, Path], tmp_path: Path, weak: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(tried[1], out)
+    for cut in tried[0].cuts:
+        assert cut.point is not None
+        blind = cut.at == weak or weak == "everywhere"
+        marked_run = out / "runs" / cut.point.runs[0] / "attacks.json"
+        held = json.loads(marked_run.read_text())
+        held["attacks"][0] |= {"beats_controls": not blind}
+        marked_run.write_text(json.dumps(held))
+    found = plan(FACTORY, "digits", at=["0", "4"], out=out, tries=TRIES, engine=Here(stop_after=0))
+    assert [cut.front for cut in found.cuts] == [weak == "4", False]
+    assert found.trial is not None
+    assert found.trial.checks[3].outcome == ("pass" if weak == "4" else "fail")
+    assert "INVALID and left out" in found.trial.checks[3].detail
+    assert found.trial.checks[3].detail.count("4") == 1
+    page = build_plan_report(found, out / "report.html").read_text()
+    row = page[page.index('<th scope="row">4</th>') :].split("</tr>")[0]
+    assert row.count("INVALID") == 2
+    assert found.cuts[1].point is not None
+    assert f"{found.cuts[1].point.mse.mean:.4f}" not in row
+    _show(found)
+    table = capsys.readouterr().out.split("* no other cut")[0]
+    assert table.count(" INVALID ") == (2 if weak == "4" else 4)
+    assert f"{found.cuts[1].point.mse.mean:.4f}" not in table
+    assert ("at no place" in page) == (weak == "everywhere")
+    assert ("Accuracy against the attacker" in page) == (weak == "4")
+
+
+def test_samples_that_are_lost_are_made_again(tried: tuple[PlanRecord, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(tried[1], out)
+    lost = next(out.glob("runs/cem-*/samples/decoder-*.safetensors"))
+    before = load_file(lost)
+    lost.unlink()
+    engine = Here()
+    found = plan(FACTORY, "digits", at=["0", "4"], out=out, tries=TRIES, engine=engine)
+    assert engine.ran == [lost.parent.parent.name]
+    assert found == tried[0]
+    assert all(torch.equal(before[name], value) for name, value in load_file(lost).items())
 
 
 def test_the_same_plan_runs_nothing_again(tried: tuple[PlanRecord, Path]) -> None:
@@ -176,6 +227,14 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"notes\.txt"):
         plan(FACTORY, "digits", at=["0"], out=tmp_path, tries=TRIES, engine=Here(stop_after=0))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_plans_and_comparisons_leave_each_others_folders_alone(tried: tuple[PlanRecord, Path], tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"an earlier comparison, .* got a folder of a plan"):
+        compare([], tried[1], board=SilentBoard(), recipe="tiny")
+    claim_folder(tmp_path, [], kind="comparison", recipe="tiny", threat=TRIES.threat)
+    with pytest.raises(OutputError, match=r"an earlier plan, .* got a folder of a comparison"):
+        plan(FACTORY, "digits", at=["0"], out=tmp_path, tries=TRIES, engine=Here(stop_after=0))
 
 
 def test_a_plan_replaces_no_other(tmp_path: Path, tried: tuple[PlanRecord, Path]) -> None:

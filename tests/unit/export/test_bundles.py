@@ -245,6 +245,15 @@ def test_keys_are_private_and_never_overwritten(tmp_path: Path) -> None:
         write_keys(tmp_path / "key.pem")
 
 
+@pytest.mark.parametrize("name", [".", "..", "/", "keys"])
+def test_a_folder_is_no_name_for_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keys").mkdir()
+    with pytest.raises(OutputError, match="expected a file for the private key, got the folder"):
+        write_keys(Path(name))
+    assert [item.name for item in tmp_path.iterdir()] == ["keys"]
+
+
 def test_small_facts(run: RunRecord) -> None:
     assert passport_name(None, run) == "my-run"
     assert validity(None)["expires"] is None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from report_fixtures import MakeRun, attack_result
 
+from splitveil.cli.compare import _show
 from splitveil.experiments.compare.record import ComparisonRecord, DeltaRecord, Interval, PointRecord
 from splitveil.experiments.compare.validity import CONTROLS, check_points, status_of
 from splitveil.report.comparison import build_comparison_report, matched_points
@@ -172,6 +173,56 @@ def test_a_broken_control_takes_the_numbers_away(page: Any) -> None:
     assert "against gaussian: INVALID" in words(html)
     assert "nothing in it is evidence of privacy" in words(html)
     assert "+1.62" not in html
+
+
+def test_a_comparison_that_nothing_proves_is_marked_where_its_number_stands(page: Any) -> None:
+    """Without the undefended model nobody knows whether the attacker works."""
+    record = comparison(delta(), points=POINTS[1:5])
+    assert record.status == "unproven"
+    html = page(record)
+    assert '<div class="headline unsure">' in html
+    assert "at equal accuracy, unproven" in words(html)
+    assert "whether the attacker works is unproven." in words(html)
+    assert "no undefended model stands beside the others" in words(html)
+    sure = page(comparison(delta(), points=POINTS[:5]))
+    assert '<div class="headline">' in sure
+    assert "unproven" not in sure
+
+
+def test_points_whose_attacker_fails_its_controls_are_invalid(page: Any) -> None:
+    blind = point("gaussian", 0.4, 0.0777, params={"noise_std": 0.9}, beats_controls=False, selected=False)
+    html = page(comparison(delta(), points=(*POINTS[:5], blind)))
+    assert "0.0777" not in html
+    row = re.search(r'<th scope="row">(?:(?!</tr>).)*noise_std=0.9.*?</tr>', html, re.DOTALL)
+    assert row is not None
+    assert row[0].count("INVALID") == 2
+    assert "INVALID and left out: gaussian noise_std=0.9" in words(html)
+    assert "+1.62" in html
+
+
+def test_the_table_of_the_command_says_invalid(capsys: pytest.CaptureFixture[str]) -> None:
+    blind = point("cem", 0.9, 0.0777, beats_controls=False, selected=False, psnr_db=11.1)
+    found = delta(verdict="controls not beaten", mse_db=None, accuracy_points=None, accuracy_range=None)
+    record = comparison(found, points=(*POINTS[:4], blind.model_copy(update={"tells_nothing": True})))
+    assert record.status == "valid"
+    _show(record)
+    shown = capsys.readouterr().out
+    [row] = [line for line in shown.splitlines() if line.startswith("cem ") and "over" not in line]
+    assert row.split()[-4:] == ["INVALID", "100", "%", "no"]
+    assert row.count("INVALID") == 2
+    assert "0.0777" not in shown
+    assert "cem over gaussian: controls not beaten; raise  -p epochs" in shown
+
+
+def test_a_defense_without_a_valid_point_is_shown_as_invalid(page: Any) -> None:
+    blind = point("cem", 0.9, 0.0777, beats_controls=False, selected=False)
+    found = delta(verdict="controls not beaten", mse_db=None, accuracy_points=None, accuracy_range=None)
+    html = page(comparison(found, points=(*POINTS[:4], blind)))
+    assert "cem against gaussian: INVALID" in words(html)
+    assert [item.label for item in matched_points(comparison(points=(*POINTS[:4], blind)))][-1] == "cem"
+    alone = comparison(points=(blind,))
+    assert alone.status == "invalid"
+    assert "What the attacker sees" in page(alone)
 
 
 def test_the_plot_names_points_by_what_varies(page: Any) -> None:

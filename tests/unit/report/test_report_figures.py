@@ -7,6 +7,7 @@ import html as markup
 import json
 import math
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,15 @@ from safetensors.numpy import save_file
 from test_audit_section import audited
 from test_build_report import HOSTILE, build, three
 from test_card_section import certified
+from typer.testing import CliRunner
 
 from splitveil.audit.people_record import PeopleRecord, Person
 from splitveil.audit.record import AuditRecord
 from splitveil.certificates.card import Card
-from splitveil.records import PROJECTIONS, RunRecord
+from splitveil.cli import app
+from splitveil.experiments.attacking import attack_key
+from splitveil.experiments.recipes import load_recipe
+from splitveil.records import PROJECTIONS, AttackResult, RunRecord
 from splitveil.report.audits import audits
 from splitveil.report.build import build_report
 from splitveil.report.cards import cards
@@ -38,6 +43,7 @@ from splitveil.report.runs import Run, load_runs
 from splitveil.report.validity import checks, judge
 from splitveil.report.wording import fixed, percent
 from splitveil.specs import PlugInSpec
+from splitveil.threats import ThreatModel
 
 
 def said(runs: list[Run]) -> Headline:
@@ -69,6 +75,28 @@ def test_a_run_that_is_not_proven_is_not_praised(make_run: MakeRun) -> None:
     assert said(load_runs([none, cem])).mark == "invalid"
     certified(cem)
     assert said(load_runs([none, cem])).number == "19.0×"  # noqa: RUF001
+
+
+def test_the_number_of_the_page_compares_the_same_attack(make_run: MakeRun) -> None:
+    """An attack that the undefended run was not met with is named, and the number marked, where it errs less."""
+
+    def other(mse: float) -> AttackResult:
+        made = attack_result(mse, key="decoder-other", samples="samples/other.safetensors")
+        return made.model_copy(update={"attack": PlugInSpec(name="decoder", params={"epochs": 400})})
+
+    none, cem = make_run("none", attacks=[other(0.004)]), make_run("cem", 0.045)
+    found = said(load_runs([none, cem]))
+    assert (found.number, found.mark) == ("13.5 dB", "unsure")
+    assert "with the same parameters, threat model and seed" in found.sentence
+    none = make_run("none", 0.002, name="n")
+    cem = make_run("cem", name="c", attacks=[other(0.02), attack_result(0.038)])
+    found = said(load_runs([none, cem]))
+    assert (found.number, found.mark) == ("19.0×", "unsure")  # noqa: RUF001
+    assert "epochs=400" in found.sentence
+    assert "errs less on cem" in found.sentence
+    none = make_run("none", name="sound", attacks=[other(0.001), attack_result(0.002)])
+    found = said(load_runs([none, make_run("cem", 0.038, name="again")]))
+    assert (found.number, found.mark) == ("19.0×", "")  # noqa: RUF001
 
 
 def test_intervals_that_touch_show_no_difference(make_run: MakeRun) -> None:
@@ -321,13 +349,37 @@ def test_commands_make_all_of_it_again(make_run: MakeRun) -> None:
     runs = {run.label: run for run in load_runs([cem, other])}
     assert provenance(runs["cem"]).commands == (
         "splitveil train --spec cem/spec.json --out cem-again",
-        "splitveil attack cem-again --attack decoder -p epochs=20 --seed 3",
+        "splitveil attack cem-again --attack decoder --recipe none -p epochs=20 --seed 3",
         "splitveil audit cem-again --suite standard --observations 4 --people",
         "splitveil certify cem-again --observations 4",
     )
     made.write(cem.path)
     assert "no preset grants" in provenance(runs["cem"]).commands[2]
     assert "'it'\"'\"'s-again'" in report_command(list(runs.values()))
+
+
+@pytest.mark.parametrize(("params", "taken"), [({"epochs": 1}, True), (dict(load_recipe("tiny").attack.params), False)])
+def test_the_command_of_an_attack_runs_the_recorded_one(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, params: dict[str, Any], taken: bool
+) -> None:
+    """A recipe must not fill in what the recorded parameters left to the attack's defaults."""
+    recorded = PlugInSpec(name="decoder", params=params)
+    threat = ThreatModel.preset("black_box")
+    made = attack_result(0.01).model_copy(update={"attack": recorded, "threat": threat.to_json(), "seed": 3})
+    record = make_run("cem", attacks=[made])
+    command = provenance(load_runs([record])[0]).commands[1]
+    assert ("--recipe none" in command) == taken
+    met: dict[str, Any] = {}
+
+    def attack_run(_: RunRecord, attack: PlugInSpec, **more: Any) -> AttackResult:
+        met.update(attack=attack, **more)
+        return made
+
+    monkeypatch.setattr("splitveil.experiments.attacking.attack_run", attack_run)
+    words = [word.replace("cem-again", str(record.path)) for word in shlex.split(command)[1:]]
+    ended = CliRunner().invoke(app, [*words, "--json"])
+    assert ended.exception is None
+    assert attack_key(met["attack"], met["threat"], met["seed"]) == attack_key(recorded, threat, 3)
 
 
 def test_json_and_csv_hold_what_the_page_shows(make_run: MakeRun, tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 from report_fixtures import MakeRun, attack_result
 
+from splitveil.errors import SpecError
+from splitveil.records import AttackResult
 from splitveil.report.runs import load_runs
 from splitveil.report.validity import checks, judge
+from splitveil.specs import PlugInSpec
 
 
 def statuses(records: list) -> dict[str, str]:
@@ -51,6 +54,41 @@ def test_the_undefended_run_of_the_same_seed_is_the_baseline(make_run: MakeRun) 
     found = statuses(records)
     assert (found["cem seed 0"], found["cem seed 1"]) == ("valid", "invalid")
     assert outcomes(records)[1] == "fail"
+
+
+def strong(mse: float) -> AttackResult:
+    made = attack_result(mse, key="decoder-strong", samples="samples/strong.safetensors")
+    return made.model_copy(update={"attack": PlugInSpec(name="decoder", params={"epochs": 400})})
+
+
+def test_other_attackers_on_the_undefended_model_are_no_baseline(make_run: MakeRun) -> None:
+    """The error of a weak attacker over that of a strong one says nothing of the defense."""
+    records = [make_run("cem", 0.045), make_run("none", attacks=[strong(0.002)])]
+    assert statuses(records)["cem"] == "unchecked"
+    assert outcomes(records) == ["pass", "unchecked", "pass"]
+    records = [make_run("cem", 0.01), make_run("none", attacks=[strong(0.002), attack_result(0.02)])]
+    assert statuses(records)["cem"] == "invalid"
+    records = [make_run("cem", attacks=[strong(0.01), attack_result(0.03)]), make_run("none", 0.02)]
+    assert statuses(records)["cem"] == "valid"
+    assert outcomes(records)[1] == "pass"
+
+
+def test_pictures_that_have_moved_keep_their_baseline(make_run: MakeRun) -> None:
+    cem, none = make_run("cem", 0.04), make_run("none", 0.002)
+    data = cem.spec.data.model_copy(update={"path": "/elsewhere", "stream": True})
+    cem.write("spec.json", cem.spec.model_copy(update={"data": data}))
+    assert statuses([cem, none])["cem"] == "valid"
+    cem.write("spec.json", cem.spec.model_copy(update={"data": data.model_copy(update={"digest": "a" * 64})}))
+    assert statuses([cem, none])["cem"] == "unchecked"
+
+
+@pytest.mark.parametrize("change", [{"grants": None}, {"grants": "weights"}, {"observations": 0}, {"grants": [3]}])
+def test_a_threat_model_of_another_form_is_one_error_with_a_cure(make_run: MakeRun, change: dict) -> None:
+    attack = attack_result(0.01)
+    record = make_run("cem", attacks=[attack.model_copy(update={"threat": {**attack.threat, **change}})])
+    with pytest.raises(SpecError, match=r"attacks\.json.*attack again") as told:
+        load_runs([record])
+    assert next(iter(change)) in str(told.value)
 
 
 def test_no_attack_is_neither_valid_nor_invalid(make_run: MakeRun) -> None:

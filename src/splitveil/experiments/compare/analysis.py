@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from splitveil.errors import InputError
 from splitveil.experiments.attacking import attack_key
 from splitveil.experiments.compare.plan import Cell
 from splitveil.experiments.compare.record import ComparisonRecord, DeltaRecord, Interval, PointRecord, curve_of
 from splitveil.experiments.compare.validity import UNDEFENDED, check_points, status_of
-from splitveil.experiments.storage import task_scores
+from splitveil.experiments.storage import attack_errors, task_scores
 from splitveil.metrics.tradeoff import Points, paired_delta, pareto
 from splitveil.records import AttackResult, RunRecord
 from splitveil.specs import PlugInSpec
@@ -46,7 +45,7 @@ class Seen:
 
     def error(self) -> NDArray[np.float64]:
         """Of the attacker on every test picture, ``(n,)``."""
-        return load_file(self.folder / self.attack.samples)["mse"].astype(np.float64)
+        return np.asarray(attack_errors(self.folder, self.attack), dtype=np.float64)
 
 
 def analyse(
@@ -54,9 +53,9 @@ def analyse(
 ) -> ComparisonRecord:
     """Read the finished runs of a comparison.
 
-    Points are selected on validation figures alone: those of a curve that no other of its points beats in both
-    accuracy and attacker error. Only then are the test scores read, which every run took once, and only those of the
-    selected points make curves.
+    Points are selected on validation figures alone: of those of a curve on which every attacker beats its controls,
+    those that no other beats in both accuracy and attacker error. Only then are the test scores read, which every run
+    took once, and only those of the selected points make curves.
 
     Args:
         cells: all of the comparison.
@@ -97,11 +96,15 @@ def read_cell(cell: Cell, folder: Path, threat: ThreatModel) -> Seen:
     """What the finished run of a cell says.
 
     Raises:
-        InputError: its log does not say which epoch was selected.
+        InputError: it was not attacked, or its log does not say which epoch was selected.
     """
     record = RunRecord(folder)
     wanted = attack_key(cell.attack, threat, cell.spec.seed)
-    attack = next(item for item in record.attacks if item.key == wanted)
+    attack = record.attack(wanted)
+    if attack is None:
+        raise InputError(
+            f"expected the attack '{wanted}' in '{folder}/attacks.json', got none: run the same command again"
+        )
     chosen = [event for event in record.events() if event.get("event") == "selected"]
     if not chosen:
         raise InputError(f"expected the selected epoch in '{folder}/events.jsonl', got none: remove the folder")
@@ -119,14 +122,32 @@ def _mean_validation(runs: Sequence[Seen]) -> tuple[float, float]:
 
 
 def _select(seen: Sequence[tuple[PlugInSpec, Sequence[Seen]]]) -> list[bool]:
-    """Per point, whether it lies on the validation front of its curve."""
+    """Per point, whether it lies on the validation front of its curve.
+
+    A defended point whose attacker does not beat its controls lies on none: its error says nothing of the release.
+    """
     chosen = [False] * len(seen)
-    for curve in {curve_of(defense) for defense, _ in seen}:
-        places = [place for place, (defense, _) in enumerate(seen) if curve_of(defense) == curve]
+    sound = [defense.name == UNDEFENDED or _sound(runs) for defense, runs in seen]
+    curves: dict[str, list[int]] = {}
+    for place, (defense, _) in enumerate(seen):
+        if sound[place]:
+            curves.setdefault(curve_of(defense), []).append(place)
+    for places in curves.values():
         figures = np.array([_mean_validation(seen[place][1]) for place in places])
         for place, kept in zip(places, pareto(figures[:, 0], figures[:, 1]), strict=True):
             chosen[place] = bool(kept)
     return chosen
+
+
+def _sound(runs: Sequence[Seen]) -> bool:
+    return all(run.attack.beats_controls for run in runs)
+
+
+def _holds_its_own(attack: AttackResult) -> bool:
+    """Whether no control that an attack does not beat does better beyond their intervals, as an audit asks."""
+    error = attack.metrics["mse"]
+    lost = [item["mse"] for item in attack.controls.values() if item["mse"].mean <= error.mean]
+    return attack.beats_controls or (bool(lost) and all(item.high >= error.low for item in lost))
 
 
 def _stack(runs: Sequence[Seen], seeds: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -151,7 +172,8 @@ def point_of(defense: PlugInSpec, runs: Sequence[Seen], selected: bool) -> Point
         psnr_db=float(np.mean(psnr)),
         converged_share=_converged([run.attack for run in runs]),
         controls=tuple(sorted(set.intersection(*({*run.attack.controls} for run in runs)))),
-        beats_controls=all(run.attack.beats_controls for run in runs),
+        beats_controls=_sound(runs),
+        tells_nothing=not _sound(runs) and all(_holds_its_own(run.attack) for run in runs),
     )
 
 
@@ -175,25 +197,18 @@ def _deltas(seen: Sequence[tuple[PlugInSpec, Sequence[Seen]]], chosen: Sequence[
     """Every later curve over every earlier one, on the points that were selected and the seeds all of them have."""
     curves: dict[str, list[Sequence[Seen]]] = {}
     for (defense, runs), kept in zip(seen, chosen, strict=True):
-        if kept and defense.name != UNDEFENDED:
-            curves.setdefault(curve_of(defense), []).append(runs)
+        if defense.name != UNDEFENDED:
+            curves.setdefault(curve_of(defense), []).extend([runs] if kept else [])
     return [_delta(a, curves[a], b, curves[b]) for a, b in itertools.combinations(curves, 2)]
 
 
 def _delta(reference: str, below: Sequence[Sequence[Seen]], other: str, above: Sequence[Sequence[Seen]]) -> DeltaRecord:
+    if not below or not above:
+        return DeltaRecord.without_number(reference, other, "controls not beaten", _LEVEL)
     shared = set.intersection(*({run.seed for run in runs} for runs in (*below, *above)))
     seeds = sorted(shared)
     if not seeds:
-        return DeltaRecord(
-            reference=reference,
-            other=other,
-            verdict="no shared seed",
-            overlapping_share=0.0,
-            level=_LEVEL,
-            resamples=0,
-            seeds=0,
-            pictures=0,
-        )
+        return DeltaRecord.without_number(reference, other, "no shared seed", _LEVEL)
 
     def gather(points: Sequence[Sequence[Seen]]) -> Points:
         stacks = [_stack(runs, seeds) for runs in points]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from splitveil.data.sources import guess_source
-from splitveil.errors import SpecError, SplitveilError, ThreatModelError
+from splitveil.errors import OutputError, SpecError, SplitveilError, ThreatModelError
 from splitveil.experiments.api import default_recipe, make_spec
 from splitveil.experiments.compare.analysis import analyse
 from splitveil.experiments.compare.plan import Cell, Grid, cell_of, expand
@@ -18,6 +18,7 @@ from splitveil.experiments.completing import complete, prepare
 from splitveil.experiments.engines.jobs import Board, Engine
 from splitveil.experiments.engines.processes import Processes
 from splitveil.experiments.folder import check_apart
+from splitveil.experiments.planning.record import FILE as CUTS
 from splitveil.experiments.recipes import load_recipe
 from splitveil.experiments.starting import seal_weights
 from splitveil.experiments.training import LoadedData, load_data_spec
@@ -26,11 +27,14 @@ from splitveil.registry import ATTACKS, build
 from splitveil.specs import PlugInSpec, RunSpec, TrainingSpec, parse, read_json
 from splitveil.threats import ThreatModel
 
-__all__ = ["PLAN", "RUNS", "claim_folder", "compare", "plan_cells", "seal_cells"]
+__all__ = ["PLAN", "RUNS", "Kind", "claim_folder", "compare", "plan_cells", "seal_cells"]
 
 RUNS = "runs"
 PLAN = "plan.json"
-"""Written before the first run: it marks the folder as a comparison's, and says which runs it asks for."""
+"""Written before the first run: it says whose folder it is, a comparison's or a plan's, and which runs it asks for."""
+
+Kind = Literal["comparison", "plan"]
+_RECORDS: Mapping[Kind, str] = {"comparison": FILE, "plan": CUTS}
 
 
 def plan_cells(
@@ -123,16 +127,29 @@ def _sealed(spec: RunSpec, pictures: LoadedData) -> RunSpec:
     return spec.model_copy(update={"data": data, "weights": weights})
 
 
-def claim_folder(out: Path, cells: Sequence[Cell], *, recipe: str, threat: ThreatModel) -> None:
-    """Take a folder for these cells: new, empty, or one with an earlier plan.
+def claim_folder(out: Path, cells: Sequence[Cell], *, kind: Kind, recipe: str, threat: ThreatModel) -> None:
+    """Take a folder for these cells: new, empty, or one with earlier cells of the same kind.
+
+    Args:
+        out: the folder.
+        cells: to run in it.
+        kind: what they are for.
+        recipe: name, for the file that marks the folder.
+        threat: of the attacks, likewise.
 
     Raises:
         OutputError: it holds something else, or lies among the pictures.
     """
-    check_room(out, "comparison", [] if _is_plan(out / PLAN) else others(out, PLAN))
+    marked = _is_plan(out / PLAN)
+    check_room(out, kind, [] if marked else others(out, PLAN))
+    held = _kind_of(out) if marked else None
+    if held not in (None, kind):
+        raise OutputError(
+            f"expected a new folder, or an earlier {kind}, at '{out}', got a folder of a {held}: choose another --out"
+        )
     for cell in cells:
         check_apart(out, cell.spec.data)
-    plan = {"recipe": recipe, "threat": threat.to_json(), "runs": [cell.name for cell in cells]}
+    plan = {"kind": kind, "recipe": recipe, "threat": threat.to_json(), "runs": [cell.name for cell in cells]}
     write_text(out / PLAN, json.dumps(plan, indent=2) + "\n")
 
 
@@ -162,7 +179,7 @@ def compare(
         InputError: no run has finished.
     """
     out, threat = Path(out), threat or ThreatModel.preset("white_box")
-    claim_folder(out, cells, recipe=recipe, threat=threat)
+    claim_folder(out, cells, kind="comparison", recipe=recipe, threat=threat)
     outcomes = run_cells(cells, out / RUNS, threat=threat, engine=engine or Processes(), board=board, trusted=trusted)
     failed = {outcome.name: outcome.error for outcome in outcomes if outcome.error is not None}
     record = analyse(cells, out / RUNS, threat=threat, recipe=recipe, failed=failed)
@@ -171,12 +188,20 @@ def compare(
 
 
 def _is_plan(file: Path) -> bool:
-    """Whether a comparison wrote it; others call their files so, too."""
+    """Whether a comparison or a plan wrote it; others call their files so, too."""
     try:
         data = read_json(file) if file.is_file() else None
     except SplitveilError:
         return False
     return isinstance(data, dict) and {"recipe", "threat", "runs"} <= set(data)
+
+
+def _kind_of(out: Path) -> str | None:
+    """What a marked folder is for; older marks do not say it, then what was found there does, if anything."""
+    told = read_json(out / PLAN).get("kind")
+    if isinstance(told, str):
+        return told
+    return next((kind for kind, record in _RECORDS.items() if (out / record).is_file()), None)
 
 
 def _check_attack(attack: PlugInSpec, threat: ThreatModel) -> None:

@@ -51,7 +51,9 @@ class PointRecord(Frozen):
         psnr_db: likewise.
         converged_share: of the attackers, None where they have no budget to converge in.
         controls: that every attacker was held against, of the mean picture, the class means and ridge regression.
-        beats_controls: whether every attacker beat them all.
+        beats_controls: whether every attacker beat them all; a defended point where not is on no curve.
+        tells_nothing: of a point where not, whether no control did better than an attacker beyond their intervals: the
+            releases may tell nothing, or the attacker may be weak.
     """
 
     defense: PlugInSpec
@@ -65,6 +67,7 @@ class PointRecord(Frozen):
     converged_share: float | None
     controls: tuple[str, ...]
     beats_controls: bool
+    tells_nothing: bool = False
 
     @property
     def curve(self) -> str:
@@ -87,13 +90,14 @@ class DeltaRecord(Frozen):
     """One defense over another at equal accuracy, and at equal attacker error.
 
     Without a shared range of at least two accuracy points the verdict is ``no overlap`` and there is no number; without
-    a seed that all of its runs have, since some failed, it is ``no shared seed``. `converged_share` is that of the
-    attackers behind the number.
+    a seed that all of its runs have, since some failed, it is ``no shared seed``; without a point of one of them on
+    which the attacker beats its controls, ``controls not beaten``. `converged_share` is that of the attackers behind
+    the number.
     """
 
     reference: str
     other: str
-    verdict: Literal["delta", "no overlap", "no shared seed"]
+    verdict: Literal["delta", "no overlap", "no shared seed", "controls not beaten"]
     mse_db: Interval | None = None
     accuracy_points: Interval | None = None
     accuracy_range: tuple[float, float] | None = None
@@ -103,6 +107,22 @@ class DeltaRecord(Frozen):
     seeds: int
     pictures: int
     converged_share: float | None = None
+
+    @classmethod
+    def without_number(
+        cls, reference: str, other: str, verdict: Literal["no shared seed", "controls not beaten"], level: float
+    ) -> DeltaRecord:
+        """The record of what nothing was resampled for."""
+        return cls(
+            reference=reference,
+            other=other,
+            verdict=verdict,
+            overlapping_share=0.0,
+            level=level,
+            resamples=0,
+            seeds=0,
+            pictures=0,
+        )
 
     @classmethod
     def from_summary(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from splitveil.experiments.attacking import attack_key, attack_run
+from splitveil.experiments.attacking import attack_key, attack_run, stored_attack
 from splitveil.experiments.compare.plan import Cell
 from splitveil.experiments.engines.jobs import Board, Desk, Engine, Job, Outcome
 from splitveil.experiments.folder import check_folder
@@ -84,5 +84,4 @@ def done(folder: Path, cell: Cell, threat: ThreatModel) -> bool:
     record = RunRecord(folder)
     if not record.finished:
         return False
-    attack = record.attack(attack_key(cell.attack, threat, cell.spec.seed))
-    return attack is not None and (folder / attack.samples).is_file()
+    return stored_attack(record, attack_key(cell.attack, threat, cell.spec.seed)) is not None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from splitveil.experiments.compare.record import PointRecord, ValidityCheck
 
-__all__ = ["CONTROLS", "UNDEFENDED", "check_points", "status_of"]
+__all__ = ["CONTROLS", "UNDEFENDED", "check_points", "check_undefended", "controls_beaten", "status_of"]
 
 UNDEFENDED = "none"
 CONTROLS = ("mean_image", "class_mean", "ridge")
@@ -15,6 +15,15 @@ _NOISE = "noise_std"
 
 
 def check_points(points: Sequence[PointRecord]) -> tuple[ValidityCheck, ...]:
+    """Those of `check_undefended`, and that every curve has points on which the attacker beats its controls."""
+    curves: dict[str, dict[str, PointRecord]] = {}
+    for point in points:
+        if point.defense.name != UNDEFENDED:
+            curves.setdefault(point.curve, {})[point.label] = point
+    return (*check_undefended(points), controls_beaten(curves))
+
+
+def check_undefended(points: Sequence[PointRecord]) -> tuple[ValidityCheck, ...]:
     """The attack works where it must, the undefended model is the most broken, leakage does not grow with noise."""
     return (_attack_works(points), _undefended_is_most_broken(points), _noise_does_not_help(points))
 
@@ -41,6 +50,32 @@ def _attack_works(points: Sequence[PointRecord]) -> ValidityCheck:
         detail = f"the threat model does not let {', '.join(missing)} stand beside the attack"
         return ValidityCheck(title=title, outcome="unchecked", detail=detail)
     return ValidityCheck(title=title, outcome="pass", detail=f"its error there is {point.mse.mean:.4f}")
+
+
+def controls_beaten(groups: Mapping[str, Mapping[str, PointRecord]]) -> ValidityCheck:
+    """Every group of points has one whose attacker beats its controls; those where not are named, and left out.
+
+    Where it beats them nowhere but no control does better beyond the intervals, which an audit lets pass, the group has
+    no number and the others keep theirs.
+
+    Args:
+        groups: points by the name of each, by the name of the group.
+    """
+    title = "What is compared rests on points where the attacker beats its controls"
+    lost = {name: points for name, points in groups.items() if not any(item.beats_controls for item in points.values())}
+    out = [name for points in groups.values() for name, item in points.items() if not item.beats_controls]
+    if not groups:
+        return ValidityCheck(title=title, outcome="unchecked", detail="it takes a defended point")
+    if not out:
+        return ValidityCheck(title=title, outcome="pass", detail=f"it does on all of {sum(map(len, groups.values()))}")
+    detail = f"INVALID and left out: {', '.join(out)}"
+    if not lost:
+        return ValidityCheck(title=title, outcome="pass", detail=detail)
+    detail += f"; no point of {', '.join(lost)} is left"
+    if all(item.tells_nothing for points in lost.values() for item in points.values()):
+        detail += ", though no control does better beyond the intervals: the releases may tell nothing"
+        return ValidityCheck(title=title, outcome="unchecked", detail=detail)
+    return ValidityCheck(title=title, outcome="fail", detail=f"{detail}: train the attacker for longer")
 
 
 def _undefended_is_most_broken(points: Sequence[PointRecord]) -> ValidityCheck:

@@ -8,8 +8,8 @@ from pathlib import Path
 from splitveil.errors import InputError
 from splitveil.experiments.compare.analysis import point_of, read_cell
 from splitveil.experiments.compare.plan import Cell
-from splitveil.experiments.compare.record import PointRecord
-from splitveil.experiments.compare.validity import UNDEFENDED, check_points, status_of
+from splitveil.experiments.compare.record import PointRecord, curve_of
+from splitveil.experiments.compare.validity import UNDEFENDED, check_undefended, controls_beaten, status_of
 from splitveil.experiments.planning.record import CutRecord, PlanRecord, Trial
 from splitveil.metrics.front import pareto_front
 from splitveil.nets.cutting import Cut
@@ -104,7 +104,8 @@ def judge_cuts(
         raise InputError(f"expected a cut whose run finished, got {len(failed)} that failed: read their errors above")
     evaluation, first = _evaluation(runs, _given(found[0])), found[0]
     beside = [_given(first)] if first.at == places[0] and _given(first).defense.name != UNDEFENDED else []
-    checks = check_points([*([undefended] if undefended is not None else []), *beside])
+    tried = {curve_of(cells[0].spec.defense): {cut.at: _given(cut) for cut in found}}
+    checks = (*check_undefended([*([undefended] if undefended else []), *beside]), controls_beaten(tried))
     return PlanRecord(
         model=model,
         input_shape=evaluation.input_shape,
@@ -159,14 +160,17 @@ def _tried(place: str, point: PointRecord, evaluation: Evaluation, cloud_share: 
 
 
 def _marked(cuts: Sequence[CutRecord]) -> tuple[CutRecord, ...]:
-    """On validation figures, as all that is chosen is."""
-    points = [_given(cut) for cut in cuts]
-    costs = [
-        [-point.val_accuracy, -point.val_mse, cut.payload_bytes, cut.edge_multiply_adds]
-        for cut, point in zip(cuts, points, strict=True)
-    ]
-    front = pareto_front(costs)
+    """On validation figures, as all that is chosen is; where the attacker does not beat its controls, on no front."""
+    sound = [cut for cut in cuts if _given(cut).beats_controls]
+    front = pareto_front([_costs(cut, _given(cut)) for cut in sound]) if sound else ()
+    kept = {cut.at for cut, stays in zip(sound, front, strict=True) if stays}
     return tuple(
-        cut.model_copy(update={"front": bool(kept), "point": point.model_copy(update={"selected": bool(kept)})})
-        for cut, point, kept in zip(cuts, points, front, strict=True)
+        cut.model_copy(
+            update={"front": cut.at in kept, "point": _given(cut).model_copy(update={"selected": cut.at in kept})}
+        )
+        for cut in cuts
     )
+
+
+def _costs(cut: CutRecord, point: PointRecord) -> list[float]:
+    return [-point.val_accuracy, -point.val_mse, cut.payload_bytes, cut.edge_multiply_adds]

@@ -118,7 +118,7 @@ def plan(
         how = replace(how, defense=PlugInSpec.model_validate(defense.to_json()))
     trial = _prepare(model, str(data), at, most, bottleneck, how)
     folder = Path(out)
-    claim_folder(folder, trial.cells, recipe=trial.recipe, threat=how.threat)
+    claim_folder(folder, trial.cells, kind="plan", recipe=trial.recipe, threat=how.threat)
     outcomes = run_cells(
         trial.cells,
         folder / RUNS,
