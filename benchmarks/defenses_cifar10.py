@@ -48,6 +48,7 @@ from splitveil.errors import SpecError
 from splitveil.experiments.api import make_spec
 from splitveil.experiments.environment import describe_environment, pick_device
 from splitveil.experiments.recipes import load_recipe
+from splitveil.experiments.storage import attack_errors
 from splitveil.experiments.training import train_run
 from splitveil.files import write_text
 from splitveil.metrics.tradeoff import DeltaSummary, Points, paired_delta
@@ -134,7 +135,7 @@ def measure(record: RunRecord, undefended: RunRecord, recipe: str) -> dict[str, 
         "environment": describe_environment(pick_device(None)),
         "data_digest": record.spec.data.digest,
         "correct": pack(load_file(record.path / PREDICTIONS)["accuracy"], 1),
-        "error": pack(load_file(record.path / worst.samples)["mse"]),
+        "error": pack(attack_errors(record.path, worst).numpy()),
     }
 
 

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from safetensors.numpy import load_file
 
 from splitveil.defenses import Defense
 from splitveil.errors import SpecError
 from splitveil.experiments.environment import describe_environment, pick_device
+from splitveil.experiments.storage import attack_errors
 from splitveil.files import write_text
 from splitveil.metrics.tradeoff import Delta
 from splitveil.records import AttackResult, MetricResult, RunRecord
@@ -105,8 +105,7 @@ def accuracy_of(record: RunRecord) -> MetricResult:
 
 def errors_of(record: RunRecord, attack: AttackResult) -> NDArray[np.float64]:
     """Mean squared error of each test picture."""
-    found: NDArray[np.float64] = load_file(record.path / attack.samples)["mse"].astype(np.float64)
-    return found
+    return np.asarray(attack_errors(record.path, attack), dtype=np.float64)
 
 
 def gain_db(better: NDArray[np.float64], worse: NDArray[np.float64]) -> tuple[float, float, float]:

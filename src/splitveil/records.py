@@ -171,6 +171,11 @@ class AttackResult(Frozen):
     samples: str
     elapsed_s: float
 
+    @property
+    def better_controls(self) -> list[str]:
+        """The controls that do better, beyond the intervals of both."""
+        return [name for name, item in self.controls.items() if item["mse"].high < self.metrics["mse"].low]
+
 
 class AttackFile(Frozen):
     """``attacks.json``."""

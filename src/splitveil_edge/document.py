@@ -12,9 +12,12 @@ from typing import Any, Literal
 from splitveil_edge.errors import MissingFileError, TrustError
 from splitveil_edge.signing import Signature
 
-__all__ = ["CLOUD", "EDGE", "FINISH", "CodecSpec", "FileSeal", "Law", "NoiseLaw", "Passport"]
+__all__ = ["CLOUD", "EDGE", "FINISH", "SHORT_DIGEST", "CodecSpec", "FileSeal", "Law", "NoiseLaw", "Passport"]
 
 EDGE, FINISH, CLOUD = "edge.onnx", "finish.onnx", "cloud.onnx"
+
+SHORT_DIGEST = 16
+"""Hexadecimal digits of a passport's sha256 that name it."""
 
 Law = Literal["standard_normal", "uniform"]
 
@@ -102,6 +105,15 @@ class Passport:
     def digest(self) -> str:
         """sha256 of the very bytes, hex: what edge and server must agree on."""
         return hashlib.sha256(self.body).hexdigest()
+
+    @property
+    def short_digest(self) -> str:
+        """The first digits of the digest, by which requests and messages name the passport."""
+        return self.digest[:SHORT_DIGEST]
+
+    def is_named(self, claimed: object) -> bool:
+        """Whether what somebody claims is the digest, or its first 16 digits or more."""
+        return isinstance(claimed, str) and len(claimed) >= SHORT_DIGEST and self.digest.startswith(claimed)
 
     @property
     def release_shape(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from splitveil_edge.document import SHORT_DIGEST
 from splitveil_edge.errors import PassportError, ServerError, TrustError
 from splitveil_edge.passport import Passport, parse_passport
 
@@ -20,7 +21,6 @@ LENGTH_HEADER = "Inference-Header-Content-Length"
 
 _DATATYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
 _SHOWN = 300
-_NAMED = 16  # hexadecimal digits of a passport's sha256 that name it
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def make_request(passport: Passport, sent: NDArray[Any], datatype: str) -> Reque
         "datatype": datatype,
         "parameters": {"binary_data_size": len(blob)},
     }
-    parameters = {"binary_data_output": True, "passport": passport.digest[:_NAMED]}
+    parameters = {"binary_data_output": True, "passport": passport.short_digest}
     asked = {"inputs": [tensor], "parameters": parameters}
     head = json.dumps(asked, separators=(",", ":")).encode()
     # no Content-Type: by RFC 9110 (8.3) a body without one is octets, which it is, and 40 bytes count at batch 1
@@ -85,10 +85,11 @@ def parse_reply(body: bytes, headers: Mapping[str, str], passport: Passport, row
             f"expected an answer of the Open Inference Protocol, got {_clean(repr(error))}: check the address of the "
             "server"
         ) from error
-    if said is not None and not _names(said, passport):
+    if said is not None and not passport.is_named(said):
         raise TrustError(
-            f"expected an answer under the passport {passport.digest[:_NAMED]}…, got one under "
-            f"{_clean(said)[:_NAMED]}…: the server holds another bundle now; get its passport, or the right server"
+            f"expected an answer under the passport {passport.short_digest}…, got one under "
+            f"{_clean(said)[:SHORT_DIGEST]}…: the server holds another bundle now; get its passport, or the "
+            "right server"
         )
     expected = (rows, *passport.reply_shape)
     if datatype != "FP32" or shape != expected or values.size != math.prod(expected):
@@ -124,9 +125,9 @@ def check_metadata(body: bytes, passport: Passport) -> None:
         )
     if claimed != passport.digest:
         raise TrustError(
-            f"expected a server with the passport {passport.digest[:_NAMED]}… of this bundle, got "
-            f"{_clean(claimed)[:_NAMED]}…{_compared(text, passport)}: nothing was sent since; get both sides of one "
-            "bundle"
+            f"expected a server with the passport {passport.short_digest}… of this bundle, got "
+            f"{_clean(claimed)[:SHORT_DIGEST]}…{_compared(text, passport)}: nothing was sent since; get both "
+            "sides of one bundle"
         )
 
 
@@ -142,10 +143,6 @@ def reason_of(body: bytes) -> str:
 def _clean(said: Any) -> str:
     """What a server said as one short line; a terminal takes control characters as orders."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(said)).split())[:_SHOWN]
-
-
-def _names(said: Any, passport: Passport) -> bool:
-    return isinstance(said, str) and len(said) >= _NAMED and passport.digest.startswith(said)
 
 
 def _compared(shown: Any, passport: Passport) -> str:

@@ -92,10 +92,9 @@ def no_worse_than_controls(attacks: Sequence[AttackResult]) -> ControlResult:
     best = min(attacks, key=lambda attack: attack.metrics["mse"].mean)
     if not best.controls:
         return _result(name, title, None, "the threat model lets no control stand beside the attacks")
-    better = [key for key, item in best.controls.items() if item["mse"].high < best.metrics["mse"].low]
     detail = f"{best.attack.name} {best.metrics['mse'].mean:.4f}"
     others = ", ".join(f"{_NAMES[key]} {item['mse'].mean:.4f}" for key, item in best.controls.items())
-    return _result(name, title, not better, f"{detail}; {others}")
+    return _result(name, title, not best.better_controls, f"{detail}; {others}")
 
 
 def undefended_is_worst(attacks: Sequence[AttackResult], undefended: Sequence[AttackResult]) -> ControlResult:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 from scipy.special import stdtrit
 
 from splitveil.certificates.card import Rung, StatementRecord
 from splitveil.certificates.harm import accuracy_limit
+from splitveil.experiments.storage import attack_errors
 from splitveil.records import RunRecord
 from splitveil.threats import ThreatModel
 
@@ -71,7 +71,7 @@ def reached_by_attacks(record: RunRecord) -> list[Reached]:
         threat = ThreatModel.from_json(attack.threat)
         if threat.observations > 1 and threat.duplicates == "near":
             continue
-        errors = load_file(record.path / attack.samples)["mse"].astype(np.float64)
+        errors = np.asarray(attack_errors(record.path, attack), dtype=np.float64)
         found.append(Reached(attack.attack.name, "mse", errors, threat.observations))
     return found
 
@@ -102,10 +102,11 @@ def build_sandwich(statements: Sequence[StatementRecord], reached: Sequence[Reac
 def _rung(statement: StatementRecord, able: Sequence[Reached]) -> Rung:
     least = statement.relation == ">="  # attacks come from above
     side, tail = (1.0 if least else -1.0), _TAIL / len(able)
-    nearest = min(able, key=lambda item: side * item.mean)
-    surest = min(able, key=lambda item: side * item.limit(side, tail))
-    violated = surest.limit(side, tail) < statement.secure if least else surest.limit(side, tail) > statement.value
-    best = surest if violated else nearest
+    limits = [item.limit(side, tail) for item in able]
+    violated = min(limits) < statement.secure if least else max(limits) > statement.value
+    places = range(len(able))
+    nearest = min(places, key=lambda place: side * (limits[place] if violated else able[place].mean))
+    best = able[nearest]
     lower, upper = (statement.value, best.mean) if least else (best.mean, statement.value)
     return Rung(
         kind=statement.kind,
@@ -114,7 +115,7 @@ def _rung(statement: StatementRecord, able: Sequence[Reached]) -> Rung:
         bound=statement.value,
         attack=best.attack,
         reached=best.mean,
-        limit=best.limit(side, tail),
+        limit=limits[nearest],
         ratio=upper / lower if lower > 0 else None,
         violated=violated,
         n=len(best.values),

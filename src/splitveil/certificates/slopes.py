@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from splitveil.bounds import Estimate, continuity, fisher_rows, spectrum, unbiased, van_trees
 from splitveil.bounds.entropy import PrincipalAxes
+from splitveil.bounds.fisher import SpectrumBound
 from splitveil.certificates.channel import Channel
 from splitveil.data.loader import Pictures
 from splitveil.errors import SpecError, TrainingError
@@ -148,8 +149,6 @@ def slope_estimates(
     bound = spectrum(rows, score @ directions.flatten(1).T, d, observations)
     traces, norms = _traces(channel, y, settings.probes, rng.child("probes")), score.square().sum(1)
     total, spread = _mean_and_error(observations * traces + norms)
-    error = _mean_and_error(bound.terms)[1]
-    free = unbiased(traces, d, observations)
     plain = Estimate(
         name="fisher",
         quantity="mse",
@@ -168,31 +167,37 @@ def slope_estimates(
         low=_without(d / (total + spread), settings),
         high=_without(d / max(total - spread, 1e-30), settings),
     )
-    found = [
+    return [plain, _along_axes(plain, bound, k, settings), *_of_unbiased(plain, unbiased(traces, d, observations))]
+
+
+def _along_axes(plain: Estimate, bound: SpectrumBound, axes: int, settings: SlopeSettings) -> Estimate:
+    error = _mean_and_error(bound.terms)[1]
+    return replace(
         plain,
-        replace(
-            plain,
-            name="spectrum",
-            value=_without(bound.value, settings),
-            reference="van Trees in matrix form, two-fold variational",
-            rests_on=f"{plain.rests_on}, along {k} principal axes",
-            low=_without(bound.value - error, settings),
-            high=_without(bound.value + error, settings),
-        ),
-    ]
-    if math.isinf(free):  # a release that does not change with the picture bounds no unbiased attacker: there is none
-        return found
-    dfil = replace(
+        name="spectrum",
+        value=_without(bound.value, settings),
+        reference="van Trees in matrix form, two-fold variational",
+        rests_on=f"{plain.rests_on}, along {axes} principal axes",
+        low=_without(bound.value - error, settings),
+        high=_without(bound.value + error, settings),
+    )
+
+
+def _of_unbiased(plain: Estimate, value: float) -> list[Estimate]:
+    """None where a release does not change with the picture, since then there is no unbiased attacker to bound."""
+    if math.isinf(value):
+        return []
+    found = replace(
         plain,
         name="unbiased",
         quantity="mse of unbiased attackers only",
-        value=free,
+        value=value,
         reference="Cramér-Rao; Hannun et al. 2021 (dFIL)",
         rests_on="slopes at held-out pictures",
-        low=free,
-        high=free,
+        low=value,
+        high=value,
     )
-    return [*found, dfil]
+    return [found]
 
 
 def _jumps(channel: Channel, y: Tensor, directions: Tensor) -> float:

@@ -14,6 +14,7 @@ from splitveil.errors import CheckFailedError, UsageError
 if TYPE_CHECKING:
     from splitveil.certificates.backwards import TargetRecord
     from splitveil.certificates.card import Card, StatementRecord
+    from splitveil.records import RunRecord
 
 
 def certify(
@@ -45,7 +46,6 @@ def certify(
     json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """What no attacker can beat, and the attacks against it: exits with 1 if an attack beats a certificate."""
-    from splitveil.certificates.backwards import noise_for_target
     from splitveil.certificates.run import GALLERIES, certify_run
     from splitveil.certificates.slopes import SlopeSettings
     from splitveil.records import RunRecord
@@ -53,26 +53,9 @@ def certify(
     trust(model)
     records = RunRecord.gather(runs)
     shared: dict[str, Any] = {"observations": observations, "seed": seed, "device": device, "trusted": model}
-    if any(value is not None for value in (target_nats, target_identification, target_psnr)):
-        if among is not None and len(among) > 1:
-            raise UsageError(f"expected one --among beside a target, got {len(among)}: ask one by one")
-        needed = [
-            noise_for_target(
-                record,
-                nats=target_nats,
-                identification=target_identification,
-                among=among[0] if among else None,
-                psnr_db=target_psnr,
-                observer=progress_bar(record.name),
-                **shared,
-            )
-            for record in records
-        ]
-        if json_:
-            echo_json([item.model_dump(mode="json") for item in needed])
-        else:
-            for item in needed:
-                _show_target(item)
+    targets = {"nats": target_nats, "identification": target_identification, "psnr_db": target_psnr}
+    if any(value is not None for value in targets.values()):
+        _find_noise(records, among or [], targets | shared, json_)
         return
     cards = [
         certify_run(
@@ -95,6 +78,23 @@ def certify(
         raise CheckFailedError(
             f"an attack beats a certificate of {', '.join(beaten)}: an assumption does not hold; see which one above"
         )
+
+
+def _find_noise(records: list[RunRecord], among: list[int], wanted: dict[str, Any], json_: bool) -> None:
+    """Answer with the noise that a target needs, in place of a card."""
+    from splitveil.certificates.backwards import noise_for_target
+
+    if len(among) > 1:
+        raise UsageError(f"expected one --among beside a target, got {len(among)}: ask one by one")
+    gallery = among[0] if among else None
+    needed = [
+        noise_for_target(record, among=gallery, observer=progress_bar(record.name), **wanted) for record in records
+    ]
+    if json_:
+        echo_json([item.model_dump(mode="json") for item in needed])
+    else:
+        for item in needed:
+            _show_target(item)
 
 
 def _show(card: Card) -> None:

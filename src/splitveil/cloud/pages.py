@@ -17,14 +17,13 @@ from starlette.routing import Route
 from splitveil.cloud.exchange import exchange_of
 from splitveil.cloud.service import Service
 from splitveil.errors import InputError, MissingDataError
+from splitveil.export.page_seals import LIVE, MOST_BYTES, PAGE, is_page_of
 from splitveil_edge.passport import EDGE, PASSPORT, Passport
 from splitveil_edge.reading import parse_json
 
 __all__ = ["HOME", "Pages", "add_pages"]
 
 HOME = "/ui/"
-_LIVE, _PAGE = "live", "page.json"  # as `splitveil.export.live` writes them
-_MOST_BYTES = 4_000_000
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -125,21 +124,21 @@ def _walk(folder: Traversable, prefix: str) -> list[tuple[str, _Held]]:
 
 
 def _device(bundle: Path, passport: Passport) -> dict[str, _Held]:
-    folder = bundle / _LIVE
-    if not (folder / _PAGE).is_file():
+    folder = bundle / LIVE
+    if not (folder / PAGE).is_file():
         raise MissingDataError(
-            f"expected '{folder / _PAGE}' for the live page, got none: run  splitveil bundle live {bundle} --run RUN"
+            f"expected '{folder / PAGE}' for the live page, got none: run  splitveil bundle live {bundle} --run RUN"
         )
     passport.check_files(bundle, [EDGE])
-    body = (folder / _PAGE).read_bytes()
-    page = parse_json(body, _PAGE, _MOST_BYTES)
-    if not isinstance(page, dict) or page.get("format") != 1 or page.get("passport") != passport.digest:
+    body = (folder / PAGE).read_bytes()
+    page = parse_json(body, PAGE, MOST_BYTES)
+    if not is_page_of(page, passport):
         raise InputError(
             f"expected the live page of this bundle in '{folder}', got another's: remove it and run  "
             f"splitveil bundle live {bundle} --run RUN"
         )
     held = {f"bundle/{name}": _sealed(folder / name, seal) for name, seal in _seals(page, folder).items()}
-    held[f"bundle/{_PAGE}"] = _Held(body, _TYPES[".json"], False, _FRESH)
+    held[f"bundle/{PAGE}"] = _Held(body, _TYPES[".json"], False, _FRESH)
     held[f"bundle/{PASSPORT}"] = _Held(passport.body, _TYPES[".json"], False, _FRESH)
     held[f"bundle/{EDGE}"] = _Held((bundle / EDGE).read_bytes(), _TYPES[".onnx"], False, _FRESH)
     return held
@@ -148,7 +147,7 @@ def _device(bundle: Path, passport: Passport) -> dict[str, _Held]:
 def _seals(page: dict[str, Any], folder: Path) -> dict[str, Any]:
     seals = page.get("files")
     if not isinstance(seals, dict) or not all(Path(name).name == name and name.endswith(".onnx") for name in seals):
-        raise InputError(f"expected names of graphs as 'files' in '{folder / _PAGE}', got others: write it again")
+        raise InputError(f"expected names of graphs as 'files' in '{folder / PAGE}', got others: write it again")
     return seals
 
 

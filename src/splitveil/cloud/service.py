@@ -31,7 +31,6 @@ __all__ = ["INPUT", "OUTPUT", "VERSION", "Service"]
 INPUT, OUTPUT, VERSION = "r", "reply", "1"
 
 _LOOK_FOR_CLIENT_S = 1.0
-_SHORTEST_DIGEST = 16  # hexadecimal digits of a passport's sha256 that name it
 _QUICK_BYTES = 2**18  # of JSON that is read between two other requests; a thread costs more than it saves
 _SLACK = 8 * np.finfo(np.float32).eps
 
@@ -151,7 +150,8 @@ class Service:
         if not len(rows):
             return np.zeros((0, *self.passport.reply_shape), np.float32)
         task = asyncio.current_task()
-        assert task is not None
+        if task is None:
+            raise RuntimeError("expected to run in a task of an event loop, got none: await it from one")
         watch = None if intake is None else _Watch(intake, task)
         try:
             async with asyncio.timeout(self.settings.limits.request_timeout_s):
@@ -180,13 +180,10 @@ class Service:
 
     def _check_passport(self, claimed: Any) -> None:
         """An edge may name its passport with each request: then none is answered by another bundle's tail."""
-        if claimed is None:
-            return
-        is_digest = isinstance(claimed, str) and len(claimed) >= _SHORTEST_DIGEST
-        if not (is_digest and self.passport.digest.startswith(claimed)):
+        if claimed is not None and not self.passport.is_named(claimed):
             raise HttpError(
                 400,
-                f"expected an edge with the passport {self.passport.digest[:16]}…, as the parameter 'passport' says, "
+                f"expected an edge with the passport {self.passport.short_digest}…, as the parameter 'passport' says, "
                 "got another: get both sides of one bundle",
             )
 
@@ -198,8 +195,7 @@ class Service:
             return
         if not bool(np.isfinite(r).all()):
             raise HttpError(400, "expected finite features, got NaN or infinity: check the picture and the edge")
-        declared = self.passport.release_range
-        assert declared is not None
+        declared = self.passport.release_range or self._range
         raise HttpError(
             400,
             f"expected features from {declared[0]:g} to {declared[1]:g}, as the passport declares, got others: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,24 @@ from splitveil.errors import CheckFailedError
 from splitveil_edge.passport import Passport
 from splitveil_edge.reading import parse_json
 
-__all__ = ["LIVE", "PAGE", "check_page", "seal"]
+__all__ = ["LIVE", "MOST_BYTES", "PAGE", "check_page", "is_page_of", "seal"]
 
 LIVE, PAGE = "live", "page.json"
 """The folder within a bundle, and the file in it that says what the page shows."""
 
-_MOST_BYTES = 4_000_000  # that the server reads of a page
+MOST_BYTES = 4_000_000
+"""Of page.json; a longer one is not read."""
 
 
 def seal(file: Path) -> dict[str, Any]:
     """Digest and size of a file."""
     body = file.read_bytes()
     return {"sha256": hashlib.sha256(body).hexdigest(), "bytes": len(body)}
+
+
+def is_page_of(page: Mapping[str, Any], passport: Passport) -> bool:
+    """Whether page.json is of a format that is known, and of the bundle with this passport."""
+    return page.get("format") == 1 and page.get("passport") == passport.digest
 
 
 def check_page(bundle: Path, passport: Passport) -> str:
@@ -37,11 +44,11 @@ def check_page(bundle: Path, passport: Passport) -> str:
     folder = bundle / LIVE
     cure = f"remove '{folder}', or write it again with  splitveil bundle live {bundle} --run RUN"
     try:
-        page = parse_json((folder / PAGE).read_bytes(), PAGE, _MOST_BYTES)
+        page = parse_json((folder / PAGE).read_bytes(), PAGE, MOST_BYTES)
         found = {item.name: seal(item) for item in folder.iterdir() if item.name != PAGE}
     except OSError as error:
         raise CheckFailedError(f"expected {PAGE} and graphs in '{folder}', got {error.strerror}: {cure}") from error
-    if page.get("format") != 1 or page.get("passport") != passport.digest:
+    if not is_page_of(page, passport):
         raise CheckFailedError(f"expected the live page of this bundle in '{folder}', got another's: {cure}")
     told = page.get("files")
     seals = told if isinstance(told, dict) else {}

@@ -381,8 +381,10 @@ def test_addresses_that_cannot_be_meant(bundle: Path, server: str, reason: str) 
 
 def test_addresses_that_can(bundle: Path) -> None:
     for server in ("http://localhost:8000", "http://[::1]:8000", "https://tail.example/prefix/"):
-        EdgeClient(bundle, server).close()
-    EdgeClient(bundle, "http://tail:8000", plain=["tail"]).close()
+        with EdgeClient(bundle, server) as client:
+            assert client.server == server.rstrip("/")
+    with EdgeClient(bundle, "http://tail:8000", plain=["tail"]) as client:
+        assert client.server == "http://tail:8000"
 
 
 @pytest.mark.parametrize("token", ["", "two words", "line\nbreak", "naïve"])
